@@ -1,0 +1,67 @@
+"""Pyramid context modules on the lowest resolution: DAPPM (DDRNet, Fig. 5) and PAPPM (PIDNet)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.conv import NormActConv
+from models.layers.resize import resize_like
+
+_POOLS = ((5, 2), (9, 4), (17, 8))  # kernel, stride; padding keeps the grid "same"
+
+
+class _PyramidContext(nn.Module):
+    """Scales shared by both modules: the input itself, three average pools, the global mean.
+
+    Average pools count the zero padding. Every scale is reduced to `channels`.
+    """
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int, momentum: float) -> None:
+        super().__init__()
+        pools = [nn.Identity()]
+        pools += [nn.AvgPool2d(k, s, k // 2, count_include_pad=True) for k, s in _POOLS]
+        pools.append(nn.AdaptiveAvgPool2d(1))
+        self.pools = nn.ModuleList(pools)
+        self.scales = nn.ModuleList(
+            NormActConv(in_channels, channels, 1, momentum=momentum) for _ in pools
+        )
+        self.compression = NormActConv(len(pools) * channels, out_channels, 1, momentum=momentum)
+        self.shortcut = NormActConv(in_channels, out_channels, 1, momentum=momentum)
+
+
+class DAPPM(_PyramidContext):
+    """Deep aggregation: each scale adds the one before it, then a 3x3 convolution."""
+
+    def __init__(
+        self, in_channels: int, channels: int, out_channels: int, *, momentum: float = 0.1
+    ) -> None:
+        super().__init__(in_channels, channels, out_channels, momentum)
+        self.process = nn.ModuleList(
+            NormActConv(channels, channels, 3, momentum=momentum) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.scales[0](x)
+        levels = [y]
+        for pool, scale, process in zip(self.pools[1:], self.scales[1:], self.process, strict=True):
+            y = process(resize_like(scale(pool(x)), x) + y)
+            levels.append(y)
+        return self.compression(torch.cat(levels, 1)) + self.shortcut(x)
+
+
+class PAPPM(_PyramidContext):
+    """Parallel aggregation: each scale adds the first, then one grouped 3x3 for all."""
+
+    def __init__(
+        self, in_channels: int, channels: int, out_channels: int, *, momentum: float = 0.1
+    ) -> None:
+        super().__init__(in_channels, channels, out_channels, momentum)
+        self.process = NormActConv(4 * channels, 4 * channels, 3, groups=4, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.scales[0](x)
+        pooled = [
+            resize_like(scale(pool(x)), x) + y
+            for pool, scale in zip(self.pools[1:], self.scales[1:], strict=True)
+        ]
+        levels = self.process(torch.cat(pooled, 1))
+        return self.compression(torch.cat((y, levels), 1)) + self.shortcut(x)

@@ -1,0 +1,86 @@
+"""Residual blocks of the dual-resolution CNNs."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.conv import ConvBN
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; `last_act` False leaves out the final ReLU."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        *,
+        last_act: bool = True,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvBN(in_channels, channels, 3, stride, momentum=momentum)
+        self.conv2 = ConvBN(channels, channels, 3, momentum=momentum)
+        self.shortcut = make_shortcut(in_channels, channels, stride, momentum)
+        self.last_act = last_act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(x), inplace=True))
+        y = y + self.shortcut(x)
+        return F.relu(y, inplace=True) if self.last_act else y
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 (twice the width) with a shortcut; by default without the final ReLU."""
+
+    expansion = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        *,
+        last_act: bool = False,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = ConvBN(in_channels, channels, 1, momentum=momentum)
+        self.conv2 = ConvBN(channels, channels, 3, stride, momentum=momentum)
+        self.conv3 = ConvBN(channels, out_channels, 1, momentum=momentum)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, momentum)
+        self.last_act = last_act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv1(x), inplace=True)
+        y = self.conv3(F.relu(self.conv2(y), inplace=True))
+        y = y + self.shortcut(x)
+        return F.relu(y, inplace=True) if self.last_act else y
+
+
+def make_shortcut(in_channels: int, out_channels: int, stride: int, momentum: float) -> nn.Module:
+    """Identity, or a 1x1 projection where the shape changes."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return ConvBN(in_channels, out_channels, 1, stride, momentum=momentum)
+
+
+def basic_stage(
+    in_channels: int, channels: int, depth: int, stride: int = 1, *, momentum: float = 0.1
+) -> nn.Sequential:
+    """`depth` BasicBlocks; of two or more, the last has no final ReLU."""
+    return nn.Sequential(
+        *(
+            BasicBlock(
+                in_channels if i == 0 else channels,
+                channels,
+                stride if i == 0 else 1,
+                last_act=i == 0 or i < depth - 1,
+                momentum=momentum,
+            )
+            for i in range(depth)
+        )
+    )

@@ -1,0 +1,1 @@
+"""How to train, evaluate, measure and record. Imports nothing of configs, datasets or models."""
