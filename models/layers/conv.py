@@ -22,7 +22,13 @@ class ConvBN(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            kernel_size // 2,
+            groups=groups,
+            bias=bias,
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=eps, momentum=momentum)
 
@@ -88,7 +94,13 @@ class NormActConv(nn.Module):
         self.norm = nn.BatchNorm2d(in_channels, eps=eps, momentum=momentum)
         self.act = nn.ReLU(inplace=True)
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            kernel_size // 2,
+            groups=groups,
+            bias=False,
         )
 
     def forward(self, x: Tensor) -> Tensor:

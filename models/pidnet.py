@@ -1,0 +1,1 @@
+"""pidnet (being written)."""

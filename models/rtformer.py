@@ -1,0 +1,1 @@
+"""rtformer (being written)."""

@@ -1,0 +1,1 @@
+"""rtlinearformer (being written)."""
