@@ -1,5 +1,7 @@
 """What every segmentation network of this project looks like from outside."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ class SegModel(nn.Module):
         size_divisor: height and width must be multiples of this (1: any size).
         align_corners: convention of `upsample`, the last resize to the image.
         training_only: names of submodules that inference does not use; `fuse` drops them.
+        lr_multipliers: learning-rate factor of the parameters below a submodule (others: 1).
     """
 
     num_aux = 0
@@ -36,6 +39,7 @@ class SegModel(nn.Module):
     size_divisor = 1
     align_corners = False
     training_only: tuple[str, ...] = ()
+    lr_multipliers: Mapping[str, float] = MappingProxyType({})
     architecture = ""
 
     def __init__(self, num_classes: int) -> None:

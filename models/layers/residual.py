@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(F.relu(self.conv1(x), inplace=True))
-        y = y + self.shortcut(x)
+        y += self.shortcut(x)
         return F.relu(y, inplace=True) if self.last_act else y
 
 
@@ -57,7 +57,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.conv1(x), inplace=True)
         y = self.conv3(F.relu(self.conv2(y), inplace=True))
-        y = y + self.shortcut(x)
+        y += self.shortcut(x)
         return F.relu(y, inplace=True) if self.last_act else y
 
 

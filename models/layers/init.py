@@ -1,0 +1,18 @@
+"""Weight initialisation."""
+
+from torch import nn
+
+
+def kaiming_init(model: nn.Module, mode: str) -> None:
+    """Convolutions: Kaiming normal for ReLU over `mode` ("fan_in" or "fan_out"), biases 0.
+
+    BatchNorms: weight 1, bias 0.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
