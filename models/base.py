@@ -26,7 +26,8 @@ class SegModel(nn.Module):
     """Base class. `forward` is the deployed graph; `forward_train` adds the training heads.
 
     Class attributes a family states:
-        num_aux: auxiliary outputs of `forward_train`, in order.
+        num_aux: number of auxiliary outputs of `forward_train`.
+        has_boundary: whether `forward_train` gives a boundary logit, which needs its target.
         output_stride: input pixels per logit pixel.
         size_divisor: height and width must be multiples of this (1: any size).
         align_corners: convention of `upsample`, the last resize to the image.
@@ -35,6 +36,7 @@ class SegModel(nn.Module):
     """
 
     num_aux = 0
+    has_boundary = False
     output_stride = 8
     size_divisor = 1
     align_corners = False

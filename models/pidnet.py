@@ -83,6 +83,7 @@ class PIDNet(SegModel):
     """
 
     num_aux = 1
+    has_boundary = True
     align_corners = True
     training_only = ("aux_head", "boundary_head")
 
