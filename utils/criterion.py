@@ -1,0 +1,322 @@
+"""Losses of the training step, in float32 whatever the precision of the network.
+
+Labels are integer maps N, H, W with classes 0..C-1 and `ignore_label`; logits are N, C, H, W.
+Every loss is finite and connected to the graph on a batch that leaves it nothing to learn from
+(all pixels ignored, no boundary pixel): it is then 0 with zero gradients.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAIN_LOSSES = ("ohem", "ce")
+
+
+class Outputs(Protocol):
+    """What a network's training pass gives: logits, auxiliary logits, boundary logit or None."""
+
+    logits: Tensor
+    aux: tuple[Tensor, ...]
+    boundary: Tensor | None
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy, averaged in one of two ways.
+
+    Args:
+        class_weights: one factor per class, or None for 1 everywhere.
+        ignore_label: label value of pixels that do not count.
+        average: "valid" divides by the summed class weights of the valid pixels, which without
+            weights is their number (PyTorch's mean; RTFormer). "all" divides by the number of all
+            pixels, ignored ones included, and not by the weights (PIDNet's auxiliary head).
+    """
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        ignore_label: int = 255,
+        average: str = "valid",
+    ) -> None:
+        super().__init__()
+        if average not in ("valid", "all"):
+            raise ValueError(f"average is {average!r}; it must be 'valid' or 'all'")
+        self.ignore_label = ignore_label
+        self.average = average
+        weights = None if class_weights is None else torch.as_tensor(class_weights).float()
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Scalar loss of logits N, C, H, W at the resolution of the label N, H, W."""
+        label = label.long()
+        return self.reduce(pixel_loss(logits, label, self.ignore_label), label, logits.shape[1])
+
+    def reduce(self, loss: Tensor, label: Tensor, num_classes: int) -> Tensor:
+        """Average of unweighted pixel losses N, H, W over the pixels that `label` counts."""
+        valid = label != self.ignore_label
+        weights = self.pixel_weights(label, valid, num_classes)
+        total = torch.where(valid, loss * weights, 0.0).sum()
+        if self.average == "all":
+            return total / label.numel()
+        return total / weights.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+    def pixel_weights(self, label: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+        """Class weight of every pixel, N, H, W; 0 where ignored."""
+        if self.class_weights is None:
+            return valid.float()
+        if len(self.class_weights) != num_classes:
+            raise ValueError(
+                f"{len(self.class_weights)} class weights for logits of {num_classes} classes"
+            )
+        return self.class_weights[label.where(valid, 0)] * valid
+
+
+class OhemCrossEntropy(CrossEntropy):
+    """Cross entropy over the hardest pixels (online hard example mining).
+
+    Kept are the valid pixels whose probability of the true class is strictly below
+    max(threshold, p[min_kept]), p being the sorted probabilities of the valid pixels and the index
+    ending at the last one. With fewer valid pixels than `min_kept` therefore all but the most
+    confident stay. The result is the plain mean, over the kept, of the class-weighted loss.
+
+    Reads two counts back from the device once per call. The order of the pixels matters only when
+    `threshold` keeps too few; one value is then selected, without a sort of the image.
+
+    Args:
+        threshold: probability in (0, 1] below which a pixel is hard.
+        min_kept: pixels of the whole batch on this device to keep at least; 0 acts as 1.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.9,
+        min_kept: int = 131072,
+        class_weights: Sequence[float] | None = None,
+        ignore_label: int = 255,
+    ) -> None:
+        super().__init__(class_weights, ignore_label)
+        if not 0 < threshold <= 1:
+            raise ValueError(f"OHEM threshold is {threshold}; it must lie in (0, 1]")
+        if min_kept < 0:
+            raise ValueError(f"OHEM min_kept is {min_kept}; it must not be negative")
+        self.threshold = threshold
+        self.min_kept = max(1, min_kept)
+
+    def reduce(self, loss: Tensor, label: Tensor, num_classes: int) -> Tensor:
+        """Average of the class-weighted pixel losses over the kept pixels."""
+        valid = label != self.ignore_label
+        weights = self.pixel_weights(label, valid, num_classes)
+        kept = self._kept(torch.exp(-loss.detach()), valid)
+        return torch.where(kept, loss * weights, 0.0).sum() / kept.sum().clamp_min(1)
+
+    def _kept(self, probability: Tensor, valid: Tensor) -> Tensor:
+        hard = valid & (probability < self.threshold)
+        num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
+        index = min(self.min_kept, num_valid - 1)
+        if num_hard > index:  # p[index] is below the threshold; also: no valid pixel
+            return hard
+        return valid & (probability < _kth_smallest(probability[valid], index))
+
+
+def _kth_smallest(values: Tensor, index: int) -> Tensor:
+    """`values.sort()[index]` of a vector, selecting from the nearer end."""
+    if 2 * index < len(values):
+        return values.topk(index + 1, largest=False, sorted=False).values.amax()
+    return values.topk(len(values) - index, sorted=False).values.amin()
+
+
+def pixel_loss(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:
+    """Unweighted cross entropy of every pixel, float32 N, H, W; 0 where ignored.
+
+    Raises:
+        ValueError: shapes that do not fit, or (see `check_labels`) a value outside the classes.
+    """
+    if label.ndim != 3 or logits.shape[:1] + logits.shape[2:] != label.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} do not fit the label {tuple(label.shape)}; "
+            "N, C, H, W and N, H, W are needed"
+        )
+    if label.device.type == "cpu":
+        check_labels(label, logits.shape[1], ignore_label)
+    return F.cross_entropy(
+        logits.float(), label.long(), ignore_index=ignore_label, reduction="none"
+    )
+
+
+def check_labels(label: Tensor, num_classes: int, ignore_label: int = 255) -> None:
+    """Raise ValueError if a label value is neither a class nor ignore.
+
+    The losses call this for labels on the CPU only: on an accelerator it would wait for the device
+    in every step. There a wrong value ends in the device's own assertion, so labels are checked
+    while they are still on the CPU.
+    """
+    wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_label)]
+    if len(wrong):
+        raise ValueError(
+            f"label value {int(wrong[0])} is neither a class (0..{num_classes - 1}) "
+            f"nor ignore ({ignore_label}); {len(wrong)} pixels are outside"
+        )
+
+
+def boundary_loss(logits: Tensor, boundary: Tensor, coefficient: float = 20.0) -> Tensor:
+    """Balanced binary cross entropy of a boundary map, times `coefficient` (PIDNet, l1).
+
+    Each boundary pixel weighs the share of non-boundary pixels in the batch and the other way
+    round. Values other than 0 and 1 weigh nothing but count in the mean over all pixels. Without
+    a boundary pixel the loss is 0.
+
+    Args:
+        logits: N, 1, H, W.
+        boundary: N, H, W with 1 on boundaries and 0 elsewhere.
+    """
+    if boundary.ndim != 3 or logits.shape != (len(boundary), 1, *boundary.shape[1:]):
+        raise ValueError(
+            f"boundary logits {tuple(logits.shape)} do not fit the boundary map "
+            f"{tuple(boundary.shape)}; N, 1, H, W and N, H, W are needed"
+        )
+    positive, negative = boundary == 1, boundary == 0
+    num_positive, num_negative = positive.sum(), negative.sum()
+    weights = (positive * num_negative + negative * num_positive).float()
+    weights = weights / (num_positive + num_negative).clamp_min(1)
+    loss = F.binary_cross_entropy_with_logits(logits[:, 0].float(), positive.float(), weights)
+    return coefficient * loss
+
+
+class SegCriterion(nn.Module):
+    """The loss of a training step: main + auxiliary + boundary + boundary-aware terms.
+
+    PIDNet: main "ohem", `aux_weights` (0.4,), `aux_average` "all", `boundary_weight` 20,
+    `boundary_aware_weight` 1, `align_corners` True. RTFormer: main "ce", `aux_weights` (0.4,).
+
+    Args:
+        main: "ohem" or "ce", for the main term (weight 1) and the boundary-aware one.
+        class_weights: for the main, auxiliary and boundary-aware terms.
+        ohem_threshold, ohem_min_kept: see `OhemCrossEntropy`.
+        aux_weights: one weight per auxiliary output of the network.
+        aux_average: see `CrossEntropy`.
+        boundary_weight: factor of `boundary_loss`.
+        boundary_aware_weight: factor of the main loss over the pixels that the boundary output
+            itself marks, sigmoid above `boundary_threshold` (PIDNet, l3). No gradient flows
+            through that choice.
+        align_corners: convention of the bilinear resize of every output to the label's size.
+
+    A weight of 0 leaves its term out; the head then learns nothing but stays in the graph, as
+    DistributedDataParallel needs.
+    """
+
+    def __init__(
+        self,
+        main: str = "ohem",
+        *,
+        class_weights: Sequence[float] | None = None,
+        ignore_label: int = 255,
+        ohem_threshold: float = 0.9,
+        ohem_min_kept: int = 131072,
+        aux_weights: Sequence[float] = (),
+        aux_average: str = "valid",
+        boundary_weight: float = 0.0,
+        boundary_aware_weight: float = 0.0,
+        boundary_threshold: float = 0.8,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        if main not in MAIN_LOSSES:
+            raise ValueError(f"main loss is {main!r}; it must be one of {', '.join(MAIN_LOSSES)}")
+        if min(0.0, boundary_weight, boundary_aware_weight, *aux_weights) < 0:
+            raise ValueError(
+                f"loss weights must not be negative: auxiliary {tuple(aux_weights)}, "
+                f"boundary {boundary_weight}, boundary-aware {boundary_aware_weight}"
+            )
+        if main == "ohem":
+            self.main = OhemCrossEntropy(ohem_threshold, ohem_min_kept, class_weights, ignore_label)
+        else:
+            self.main = CrossEntropy(class_weights, ignore_label)
+        self.aux = CrossEntropy(class_weights, ignore_label, aux_average)
+        self.ignore_label = ignore_label
+        self.aux_weights = tuple(aux_weights)
+        self.boundary_weight = boundary_weight
+        self.boundary_aware_weight = boundary_aware_weight
+        self.boundary_threshold = boundary_threshold
+        self.align_corners = align_corners
+
+    def forward(
+        self, outputs: Outputs, label: Tensor, boundary: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total loss and its detached parts, weighted, so that they sum to it.
+
+        Args:
+            outputs: of the network's training pass, any resolution and precision.
+            label: N, H, W, uint8 or int64.
+            boundary: N, H, W, 1 on boundaries; needed if `boundary_weight` is not 0.
+
+        Returns:
+            loss: scalar, float32.
+            parts: "main", and as configured "aux", "boundary", "boundary_aware".
+
+        Raises:
+            ValueError: the network's outputs are not the ones that the weights ask for.
+        """
+        self.check(outputs, boundary)
+        with torch.autocast(outputs.logits.device.type, enabled=False):
+            parts = self._parts(outputs, label.long(), boundary)
+            loss = torch.stack(list(parts.values())).sum()
+            loss = loss + sum(unused.float().sum() * 0.0 for unused in self._unused(outputs))
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+    def check(self, outputs: Outputs, boundary: Tensor | None) -> None:
+        """Raise ValueError if the outputs or the targets do not match the configured terms."""
+        if len(outputs.aux) != len(self.aux_weights):
+            raise ValueError(
+                f"{len(self.aux_weights)} auxiliary loss weights {self.aux_weights} for a network "
+                f"with {len(outputs.aux)} auxiliary outputs; one weight per output is needed"
+            )
+        if outputs.boundary is None and (self.boundary_weight or self.boundary_aware_weight):
+            raise ValueError(
+                f"boundary loss weight {self.boundary_weight} and boundary-aware loss weight "
+                f"{self.boundary_aware_weight} for a network without a boundary output; "
+                "both must be 0"
+            )
+        if self.boundary_weight and boundary is None:
+            raise ValueError(
+                f"boundary loss weight is {self.boundary_weight}, but the batch has no boundary "
+                "map; the dataset must make one"
+            )
+
+    def _parts(self, outputs: Outputs, label: Tensor, boundary: Tensor | None) -> dict[str, Tensor]:
+        num_classes = outputs.logits.shape[1]
+        loss = pixel_loss(self._resize(outputs.logits, label), label, self.ignore_label)
+        parts = {"main": self.main.reduce(loss, label, num_classes)}
+        aux = [
+            weight * self.aux(self._resize(logits, label), label)
+            for weight, logits in zip(self.aux_weights, outputs.aux, strict=True)
+            if weight
+        ]
+        if aux:
+            parts["aux"] = torch.stack(aux).sum()
+        if self.boundary_weight or self.boundary_aware_weight:
+            edge = self._resize(outputs.boundary, label)
+        if self.boundary_weight:
+            parts["boundary"] = boundary_loss(edge, boundary, self.boundary_weight)
+        if self.boundary_aware_weight:
+            near = torch.sigmoid(edge[:, 0].detach()) > self.boundary_threshold
+            chosen = label.where(near, self.ignore_label)
+            term = self.main.reduce(loss, chosen, num_classes)
+            parts["boundary_aware"] = self.boundary_aware_weight * term
+        return parts
+
+    def _unused(self, outputs: Outputs) -> list[Tensor]:
+        pairs = zip(self.aux_weights, outputs.aux, strict=True)
+        unused = [logits for weight, logits in pairs if not weight]
+        if outputs.boundary is not None and not self.boundary_weight:
+            unused.append(outputs.boundary)
+        return unused
+
+    def _resize(self, x: Tensor, label: Tensor) -> Tensor:
+        size = label.shape[-2:]
+        if x.shape[-2:] == size:
+            return x.float()
+        return F.interpolate(
+            x.float(), size=size, mode="bilinear", align_corners=self.align_corners
+        )
