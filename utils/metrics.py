@@ -137,7 +137,7 @@ class ConfusionMatrix:
         return [name for name, gone in zip(self.class_names, missing, strict=True) if gone]
 
     def table(self) -> str:
-        """Plain-text table: share of the pixels and scores of every class, in percent; "-" if absent."""
+        """Plain-text table, in percent: share of the pixels and scores per class; "-" if absent."""
         scores = self.per_class()
         counts = self._counts()[1]
         total = max(counts.sum(), 1)
