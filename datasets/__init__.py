@@ -1,0 +1,51 @@
+"""Files -> (image, label, boundary). numpy, cv2 and torch only."""
+
+import difflib
+
+from datasets.boundary import label_boundary
+from datasets.camvid import CAMVID, SYNTHETIC
+from datasets.cityscapes import CITYSCAPES
+from datasets.files import read_image, read_list
+from datasets.loader import collate, make_loader
+from datasets.meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
+from datasets.sampler import Draw, EpochBatchSampler
+from datasets.segmentation import SceneDataset, SegmentationDataset
+from datasets.transforms import EvalTransform, Normalize, Sample, TrainTransform
+
+__all__ = [
+    "ColorEncoding",
+    "DataError",
+    "DatasetMeta",
+    "Draw",
+    "EpochBatchSampler",
+    "EvalTransform",
+    "IdEncoding",
+    "Normalize",
+    "Sample",
+    "SceneDataset",
+    "SegmentationDataset",
+    "TrainTransform",
+    "collate",
+    "get_meta",
+    "label_boundary",
+    "list_datasets",
+    "make_loader",
+    "read_image",
+    "read_list",
+]
+
+_METAS = {meta.name: meta for meta in (CAMVID, CITYSCAPES, SYNTHETIC)}
+
+
+def list_datasets() -> list[str]:
+    """Names of all datasets, sorted."""
+    return sorted(_METAS)
+
+
+def get_meta(name: str) -> DatasetMeta:
+    """The classes of dataset `name`. Raises ValueError that names the nearest match on a miss."""
+    if name in _METAS:
+        return _METAS[name]
+    near = difflib.get_close_matches(name.lower(), list(_METAS), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ";"
+    raise ValueError(f"unknown dataset {name!r}{hint} accepted: {', '.join(list_datasets())}")

@@ -1,0 +1,86 @@
+"""Datasets -> batches, in worker processes that end with the program."""
+
+import os
+import random
+import signal
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from datasets.meta import DataError
+from datasets.sampler import EpochBatchSampler
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Items -> batch: tensors are stacked, names and sizes become lists.
+
+    Raises DataError where images of different size meet in one batch.
+    """
+    batch: dict[str, Any] = {}
+    for key, first in items[0].items():
+        values = [item[key] for item in items]
+        if not isinstance(first, torch.Tensor):
+            batch[key] = values
+            continue
+        odd = next((i for i in items if i[key].shape != first.shape), None)
+        if odd is not None:
+            raise DataError(
+                f"{items[0]['name']} and {odd['name']} differ in size ({tuple(first.shape)} and "
+                f"{tuple(odd[key].shape)}) and cannot share a batch; use a batch size of 1"
+            )
+        batch[key] = default_collate(values)
+    return batch
+
+
+def start_worker(worker: int) -> None:
+    """Prepare a worker process: one thread, its own seeds, no signals meant for the trainer."""
+    cv2.setNumThreads(0)
+    seed = torch.initial_seed() % 2**32  # differs per worker; samples take theirs from their Draw
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - third-party code in a transform may use it
+    # Ctrl-C reaches the whole process group. The trainer decides when workers end: left alone
+    # they would die with a traceback each before the trainer has saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+def make_loader(
+    dataset: Dataset,
+    *,
+    batch_sampler: EpochBatchSampler | None = None,
+    batch_size: int = 1,
+    indices: Sequence[int] | None = None,
+    workers: int = 0,
+    pin_memory: bool | None = None,
+) -> DataLoader:
+    """A DataLoader of dict batches (see `collate`).
+
+    Args:
+        dataset: items as SceneDataset gives them.
+        batch_sampler: for training; without it the dataset is read in order, `batch_size` at a
+            time, the last batch may be smaller.
+        indices: without a batch sampler, read these only (a process's share of an evaluation).
+        workers: processes beside this one; they stay alive between epochs.
+        pin_memory: None = when a CUDA device is there.
+    """
+    if workers < 0:
+        raise ValueError(f"WORKERS is {workers}; accepted: 0 and above")
+    order: dict[str, Iterable | int | None]
+    if batch_sampler is not None:
+        order = {"batch_sampler": batch_sampler}
+    else:
+        order = {"batch_size": batch_size, "sampler": indices}
+    return DataLoader(
+        dataset,
+        **order,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=start_worker,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+    )

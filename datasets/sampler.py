@@ -1,0 +1,75 @@
+"""Which sample comes when: a pure function of seed and epoch, whatever the number of processes."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Draw(NamedTuple):
+    """One sample to fetch: its index and the seed of its augmentation."""
+
+    index: int
+    seed: int
+
+
+class EpochBatchSampler:
+    """Batches of `Draw` for one process of `world_size`; drops the last incomplete batch.
+
+    Global batch k of an epoch holds the positions [k * B * W, (k + 1) * B * W) of the epoch's
+    permutation, and rank r takes its r-th slice of B. So W processes with batch B see together
+    what one process with batch W * B sees, with equal augmentation seeds.
+
+    Args:
+        length: samples in the dataset.
+        batch_size: per process (B).
+        seed: of permutations and augmentation.
+        rank, world_size: this process and their number (W).
+        shuffle: False keeps the order of the list (the seeds still differ per epoch).
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch size is {batch_size}; at least 1 is needed")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is outside 0..{world_size - 1}")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; accepted: 0 and above")
+        if length < batch_size * world_size:
+            raise ValueError(
+                f"{length} samples do not fill one batch of {batch_size * world_size} "
+                f"({batch_size} per process x {world_size}); use a smaller batch"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
+        self.epoch = self.start_batch = 0
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch (`start_batch` does not shorten it)."""
+        return self.length // (self.batch_size * self.world_size)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose what the next iteration yields: batches `start_batch`.. of `epoch` (both >= 0)."""
+        if epoch < 0 or not 0 <= start_batch <= len(self):
+            raise ValueError(
+                f"epoch {epoch}, batch {start_batch}: accepted are 0 and above, 0..{len(self)}"
+            )
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.length) if self.shuffle else np.arange(self.length)
+        seeds = rng.integers(2**63, size=self.length)
+        for batch in range(self.start_batch, len(self)):
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            part = slice(first, first + self.batch_size)
+            yield [Draw(int(i), int(s)) for i, s in zip(order[part], seeds[part], strict=True)]
