@@ -1,0 +1,55 @@
+"""The only door through which weights enter a model: completely, or not at all."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from models.weights.convert import Conversion, convert_state_dict, rename_for
+from models.weights.readers import read_checkpoint
+
+__all__ = ["Conversion", "convert_state_dict", "load_weights", "rename_for"]
+
+
+def load_weights(model: nn.Module, path: str | Path, reset: Sequence[str] = ()) -> str:
+    """Fill `model` from a checkpoint file of this project or of a published code base.
+
+    Args:
+        model: a network in its training form (before `fuse`). Unchanged if anything is wrong.
+        path: torch.save file (bare state dict or training checkpoint) or Paddle .pdparams.
+        reset: submodules that keep their present values, such as ("head", "aux_head").
+
+    Returns:
+        One line, `N loaded, M dropped (reasons), 0 missing ...`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint that is accepted, or does not fit the model exactly.
+    """
+    checkpoint = read_checkpoint(path)
+    theirs, ours = checkpoint.facts.get("architecture"), getattr(model, "architecture", "")
+    if theirs and ours and theirs != ours:
+        raise ValueError(f"{path} holds {theirs}, the model is {ours}")
+    converted = convert_state_dict(model, checkpoint.tensors, reset, source=str(path))
+    model.load_state_dict(converted.tensors, strict=True)
+    return _report(converted, checkpoint.ignored)
+
+
+def _report(converted: Conversion, ignored: dict[str, str]) -> str:
+    dropped = {**ignored, **converted.dropped}
+    parts = [
+        f"{converted.loaded} loaded",
+        f"{len(dropped)} dropped{_reasons(dropped.values())}",
+        "0 missing",
+    ]
+    if converted.zeroed:
+        parts.append(f"{len(converted.zeroed)} set to 0{_reasons(converted.zeroed.values())}")
+    if converted.reset:
+        parts.append(f"{len(converted.reset)} left fresh (reset)")
+    return f"{', '.join(parts)} [{converted.dialect} names]"
+
+
+def _reasons(reasons) -> str:
+    counts = Counter(reasons)
+    return f" ({'; '.join(f'{n} {reason}' for reason, n in counts.items())})" if counts else ""

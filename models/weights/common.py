@@ -1,0 +1,53 @@
+"""Pieces that the tables of several families share."""
+
+# Path below a module of the official code -> path below ours.
+CONV_BN = {"0": "conv", "1": "norm"}
+STEM = {"0": "conv1.conv", "1": "conv1.norm", "3": "conv2.conv", "4": "conv2.norm"}
+RESIDUAL_BLOCK = {
+    **{f"conv{i}": f"conv{i}.conv" for i in (1, 2, 3)},
+    **{f"bn{i}": f"conv{i}.norm" for i in (1, 2, 3)},
+    "downsample.0": "shortcut.conv",
+    "downsample.1": "shortcut.norm",
+}
+PYRAMID = {
+    "scale0.0": "scales.0.norm",
+    "scale0.2": "scales.0.conv",
+    **{f"scale{i}.1": f"scales.{i}.norm" for i in range(1, 5)},
+    **{f"scale{i}.3": f"scales.{i}.conv" for i in range(1, 5)},
+    **{f"process{i}.0": f"process.{i - 1}.norm" for i in range(1, 5)},
+    **{f"process{i}.2": f"process.{i - 1}.conv" for i in range(1, 5)},
+    "scale_process.0": "process.norm",
+    "scale_process.2": "process.conv",
+    "compression.0": "compression.norm",
+    "compression.2": "compression.conv",
+    "shortcut.0": "shortcut.norm",
+    "shortcut.2": "shortcut.conv",
+}
+HEAD = {"bn1": "norm", "conv1": "conv.conv", "bn2": "conv.norm", "conv2": "classify"}
+
+# The same for mmsegmentation, whose ConvModule names its parts conv and bn in any order.
+MM_CONV_BN = {"conv": "conv", "bn": "norm"}
+
+
+def mm_modules(names: dict[str, str]) -> dict[str, str]:
+    """Children table of ConvModules: their path -> path of our conv-and-norm block."""
+    return {
+        f"{theirs}.{part}": f"{ours}.{mine}"
+        for theirs, ours in names.items()
+        for part, mine in MM_CONV_BN.items()
+    }
+
+
+MM_RESIDUAL_BLOCK = mm_modules(
+    {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3", "downsample": "shortcut"}
+)
+MM_PYRAMID = mm_modules(
+    {
+        "scales.0": "scales.0",
+        **{f"scales.{i}.1": f"scales.{i}" for i in range(1, 5)},
+        **{f"processes.{i}": f"process.{i}" for i in range(4)},
+        "processes": "process",
+        "compression": "compression",
+        "shortcut": "shortcut",
+    }
+)

@@ -1,0 +1,235 @@
+"""A foreign state dict in, a complete one of ours out, or one sentence that says why not."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.registry import build_model, list_models
+from models.weights.pidnet import PIDNET
+from models.weights.rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER, RTFORMER_BLOCK
+from models.weights.rules import Dialect, OwnNames, Renaming, rename_keys, strip_wrappers
+
+# Class of a network or block -> the foreign dialects that it reads.
+DIALECTS: dict[str, tuple[Dialect, ...]] = {
+    "PIDNet": PIDNET,
+    "RTFormer": RTFORMER,
+    "RTFormerBlock": RTFORMER_BLOCK,
+    "GroupedAttention": GROUPED_ATTENTION,
+    "CrossAttention": CROSS_ATTENTION,
+}
+
+
+@dataclass
+class Conversion:
+    """tensors: the whole state dict of the model. dropped: source key -> reason. zeroed, reset:
+    the model's keys that the source did not fill, and why."""
+
+    dialect: str
+    tensors: dict[str, Tensor]
+    loaded: int
+    dropped: dict[str, str]
+    zeroed: dict[str, str] = field(default_factory=dict)
+    reset: list[str] = field(default_factory=list)
+
+
+def rename_for(model: nn.Module, keys: Iterable[str]) -> Renaming:
+    """The keys of a state dict in the dialect that knows most of them.
+
+    Sources are as given, also where DistributedDataParallel or torch.compile prefixed them.
+    """
+    keys = list(keys)
+    prefix = strip_wrappers(keys)
+    own = OwnNames(frozenset(model.state_dict()))
+    candidates = (own, *DIALECTS.get(type(model).__name__, ()))
+    bare = [k[len(prefix) :] for k in keys]
+    best = max((rename_keys(d, bare) for d in candidates), key=lambda r: len(r.sources))
+    return Renaming(
+        best.dialect,
+        {target: prefix + source for target, source in best.sources.items()},
+        {prefix + source: reason for source, reason in best.dropped.items()},
+        [prefix + source for source in best.unknown],
+    )
+
+
+def convert_state_dict(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    reset: Sequence[str] = (),
+    *,
+    source: str = "state dict",
+) -> Conversion:
+    """Rename and check `state` for `model`, which is not changed.
+
+    Args:
+        model: a network (or block) in its training form.
+        state: key -> tensor, in any dialect that the model's family reads.
+        reset: prefixes of submodules that keep the model's present values.
+        source: what error texts call `state`.
+
+    Raises:
+        ValueError: a key that is not known, a tensor of another shape, a tensor of the model
+            that is neither filled nor reset, or a reset prefix that names nothing.
+    """
+    own = model.state_dict()
+    is_reset = _reset_test(own, reset)
+    renaming = rename_for(model, state)
+    problem = _find_problem(own, state, renaming, is_reset)
+    if problem:
+        raise ValueError(f"{source} {_explain(model, own, state, renaming, is_reset, problem)}")
+    dropped, tensors = dict(renaming.dropped), {}
+    for target, key in renaming.sources.items():
+        if is_reset(target):
+            dropped[key] = "reset"
+        else:
+            tensors[target] = state[key]
+    result = Conversion(renaming.dialect.name, tensors, len(tensors), dropped)
+    for target, value in own.items():
+        if target in tensors:
+            continue
+        tensors[target] = value
+        if is_reset(target):
+            result.reset.append(target)
+        else:
+            result.zeroed[target] = renaming.dialect.zeroed(target) or ""
+            tensors[target] = torch.zeros_like(value)
+    return result
+
+
+def _reset_test(own: Mapping[str, Tensor], reset: Sequence[str]):
+    if isinstance(reset, str):
+        reset = (reset,)
+    prefixes = tuple(f"{name.rstrip('.')}." for name in reset)
+    for name, prefix in zip(reset, prefixes, strict=True):
+        if not any(key.startswith(prefix) for key in own):
+            modules = ", ".join(dict.fromkeys(key.partition(".")[0] for key in own))
+            raise ValueError(
+                f"reset names {name!r}, which the model does not have; it has {modules}"
+            )
+    return lambda key: key.startswith(prefixes) if prefixes else False
+
+
+@dataclass
+class _Problem:
+    unknown: list[str]
+    absent: list[str]
+    misfits: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.unknown or self.absent or self.misfits)
+
+
+def _find_problem(own, state, renaming: Renaming, is_reset) -> _Problem:
+    unknown = [
+        *renaming.unknown,
+        *(key for target, key in renaming.sources.items() if target not in own),
+    ]
+    missing = [key for key in own if key not in renaming.sources and not is_reset(key)]
+    absent = [key for key in missing if renaming.dialect.zeroed(key) is None]
+    misfits = [
+        target
+        for target, key in renaming.sources.items()
+        if target in own and not is_reset(target) and not _fits(own[target], state[key])
+    ]
+    return _Problem(unknown, absent, misfits)
+
+
+def _fits(own: Tensor, given: Tensor) -> bool:
+    return own.shape == given.shape and own.is_floating_point() == given.is_floating_point()
+
+
+def _explain(model, own, state, renaming: Renaming, is_reset, problem: _Problem) -> str:
+    """What is wrong, without the name of the source."""
+    name = getattr(model, "architecture", "") or type(model).__name__
+    classes = _class_mismatch(own, state, renaming, problem)
+    if classes and not problem.unknown and not problem.absent:
+        theirs, ours, heads = classes
+        return (
+            f"has {theirs} classes, {name} here has {ours}. To fine-tune, set MODEL.RESET "
+            f'"({", ".join(map(repr, heads))}{"," if len(heads) == 1 else ""})"'
+        )
+    other = "" if _only_heads_absent(model, problem) else recognise(state)
+    if other and other != name:
+        return f"holds {other}, the model is {name}"
+    known = len(renaming.sources)
+    if not known:
+        return (
+            f"holds none of the tensors of {name} (first of {len(state)}: {next(iter(state))}); "
+            f"accepted are {_accepted(model)}"
+        )
+    found = f"({renaming.dialect.name} names, {known} of {len(state)} keys known)"
+    if problem.unknown:
+        return f"{found} has {_list(problem.unknown)}, which {name} does not know"
+    if problem.misfits:
+        target = problem.misfits[0]
+        key = renaming.sources[target]
+        return (
+            f"{found} does not fit {name}: {key} is {_shape(state[key])}, {target} needs "
+            f"{_shape(own[target])}{_more(problem.misfits)}"
+        )
+    parts = tuple(dict.fromkeys(key.partition(".")[0] for key in problem.absent))
+    return (
+        f"{found} lacks {_list(problem.absent)} of {name}; only with MODEL.RESET {parts!r} would "
+        "these start afresh"
+    )
+
+
+def _class_mismatch(own, state, renaming, problem) -> tuple[int, int, list[str]] | None:
+    """(classes in the source, classes of the model, heads) if that is all that misfits."""
+    counts, heads = set(), {}
+    for target in problem.misfits:
+        ours, theirs = own[target].shape, state[renaming.sources[target]].shape
+        if ours[1:] != theirs[1:] or len(ours) != len(theirs) or not ours:
+            return None
+        if ".classify." not in target:
+            return None
+        counts.add((theirs[0], ours[0]))
+        heads[target.partition(".")[0]] = None
+    if len(counts) != 1:
+        return None
+    (theirs, ours), *_ = counts
+    return theirs, ours, list(heads)
+
+
+def _only_heads_absent(model, problem: _Problem) -> bool:
+    heads = tuple(f"{name}." for name in getattr(model, "training_only", ()))
+    return (
+        bool(heads)
+        and not problem.unknown
+        and not problem.misfits
+        and all(key.startswith(heads) for key in problem.absent)
+    )
+
+
+def recognise(state: Mapping[str, Tensor]) -> str:
+    """The registered architecture whose tensors these are, "" if none. Tries them all."""
+    for name in list_models():
+        with torch.device("meta"):
+            probe = build_model(name, 2)
+        renaming = rename_for(probe, state)
+        key = renaming.sources.get("head.classify.weight")
+        if key is None or state[key].shape[0] < 2:
+            continue
+        with torch.device("meta"):
+            probe = build_model(name, state[key].shape[0])
+        problem = _find_problem(probe.state_dict(), state, renaming, lambda key: False)
+        if not problem or _only_heads_absent(probe, problem):
+            return f"{name} ({renaming.dialect.name} names)"
+    return ""
+
+
+def _accepted(model: nn.Module) -> str:
+    return ", ".join(["this project", *(d.name for d in DIALECTS.get(type(model).__name__, ()))])
+
+
+def _list(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + _more(keys, 3)
+
+
+def _more(keys: Sequence[str], shown: int = 1) -> str:
+    return f" and {len(keys) - shown} more" if len(keys) > shown else ""
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) + ("" if tensor.is_floating_point() else " (integer)")

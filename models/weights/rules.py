@@ -1,0 +1,137 @@
+"""Renaming: how the keys of a foreign state dict become this project's keys.
+
+A table is a tuple of rules. A key is cut into module path and leaf ("weight", "running_mean");
+the first rule whose parent matches the path and which knows the rest renames it. Nothing is
+renamed twice, so tables may be read rule by rule.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+_NORM_LEAVES = ("running_mean", "running_var", "num_batches_tracked")
+TORCH_LEAVES = {name: name for name in ("weight", "bias", *_NORM_LEAVES)}
+PADDLE_LEAVES = {
+    "weight": "weight",
+    "bias": "bias",
+    "_mean": "running_mean",
+    "_variance": "running_var",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    r"""`parent` (regular expression, "" for the top) becomes `target` (may use \1), and the path
+    below it, a key of `children`, becomes that key's value."""
+
+    parent: str
+    target: str
+    children: Mapping[str, str]
+
+    def rename(self, path: str) -> str | None:
+        match = re.fullmatch(
+            rf"{self.parent}\.(?P<child>.+)" if self.parent else "(?P<child>.+)", path
+        )
+        if match is None or match["child"] not in self.children:
+            return None
+        parts = (match.expand(self.target), self.children[match["child"]])
+        return ".".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One way in which somebody names a family's tensors.
+
+    prefix: in front of every key that is renamed.
+    drops: regular expression of a source key -> why it is not needed.
+    zeros: regular expression of a target key -> why the source lacks it; it is set to 0.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    leaves: Mapping[str, str] = field(default_factory=lambda: TORCH_LEAVES)
+    prefix: str = ""
+    drops: Mapping[str, str] = field(default_factory=dict)
+    zeros: Mapping[str, str] = field(default_factory=dict)
+
+    def rename(self, key: str) -> str | None:
+        """This project's name of `key`, or None."""
+        if not key.startswith(self.prefix):
+            return None
+        path, leaf = key[len(self.prefix) :], ""
+        parent, _, last = path.rpartition(".")
+        if parent and last in self.leaves:
+            path, leaf = parent, f".{self.leaves[last]}"
+        for rule in self.rules:
+            renamed = rule.rename(path)
+            if renamed is not None:
+                return renamed + leaf
+        return None
+
+    def dropped(self, key: str) -> str | None:
+        """Why `key` is dropped, or None."""
+        return _first_match(self.drops, key)
+
+    def zeroed(self, target: str) -> str | None:
+        """Why the absent `target` is set to 0, or None."""
+        return _first_match(self.zeros, target)
+
+
+@dataclass(frozen=True)
+class OwnNames:
+    """The dialect of a model's own keys, which stay as they are."""
+
+    keys: frozenset[str]
+    name: str = "this project"
+
+    def rename(self, key: str) -> str | None:
+        return key if key in self.keys else None
+
+    def dropped(self, key: str) -> str | None:
+        return None
+
+    def zeroed(self, target: str) -> str | None:
+        return None
+
+
+def _first_match(table: Mapping[str, str], key: str) -> str | None:
+    return next((value for pattern, value in table.items() if re.fullmatch(pattern, key)), None)
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """What a dialect makes of a set of keys: target -> source, source -> reason, the rest."""
+
+    dialect: Dialect | OwnNames
+    sources: dict[str, str]
+    dropped: dict[str, str]
+    unknown: list[str]
+
+
+def rename_keys(dialect: Dialect | OwnNames, keys: Iterable[str]) -> Renaming:
+    """Apply one dialect. Two sources with one target count as unknown from the second on."""
+    result = Renaming(dialect, {}, {}, [])
+    for key in keys:
+        reason = dialect.dropped(key)
+        target = None if reason else dialect.rename(key)
+        if reason:
+            result.dropped[key] = reason
+        elif target is None or target in result.sources:
+            result.unknown.append(key)
+        else:
+            result.sources[target] = key
+    return result
+
+
+def strip_wrappers(keys: Iterable[str]) -> str:
+    """The prefix that DistributedDataParallel and torch.compile put in front of every key."""
+    keys, prefix = list(keys), ""
+    while keys:
+        found = next(
+            (w for w in ("module.", "_orig_mod.") if all(k.startswith(prefix + w) for k in keys)),
+            None,
+        )
+        if found is None:
+            break
+        prefix += found
+    return prefix
