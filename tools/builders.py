@@ -1,0 +1,101 @@
+"""From a configuration to objects: the place where configs, datasets, models and utils meet."""
+
+from datasets.segmentation import SegmentationDataset
+from datasets.transforms import EvalTransform, TrainTransform
+from yacs.config import CfgNode
+
+from datasets import get_meta
+from datasets.meta import DatasetMeta
+from datasets.synthetic import SyntheticScenes
+from models import SegModel, build_model
+from models.weights import load_weights
+from utils.checkpoint import check_classes, read_checkpoint
+from utils.criterion import SegCriterion
+
+
+def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) -> SceneDataset:
+    """The training or the test set of `config`, with the transform that belongs to it."""
+    meta = get_meta(config.DATASET.DATASET)
+    t = config.TRAIN
+    transform = EvalTransform()
+    if train:
+        transform = TrainTransform(
+            crop_size=t.IMAGE_SIZE[::-1],
+            scale_range=t.SCALE_RANGE,
+            scale_step=t.SCALE_STEP,
+            base_size=t.BASE_SIZE,
+            flip=t.FLIP,
+            color=t.COLOR,
+            pad_value=t.PAD_VALUE,
+            boundary=need_boundary,
+            ignore_label=meta.ignore_label,
+        )
+    key = "TRAIN_SET" if train else "TEST_SET"
+    name = config.DATASET[key]
+    if meta.name == "synthetic":
+        first, last = scene_range(name, f"DATASET.{key}")
+        return SyntheticScenes(
+            first, last, config.DATASET.SIZE, transform=transform, need_boundary=need_boundary
+        )
+    return SegmentationDataset(
+        config.DATASET.ROOT,
+        name,
+        meta,
+        encoding=config.DATASET.LABELS,
+        transform=transform,
+        need_boundary=need_boundary,
+    )
+
+
+def scene_range(text: str, key: str) -> tuple[int, int]:
+    """First and last (exclusive) index of the synthetic scenes that `text` names."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise ValueError(
+            f'{key} is {text!r}; synthetic scenes are named as "first:last", such as "0:800"'
+        )
+    return int(first), int(last)
+
+
+def build_network(config: CfgNode, meta: DatasetMeta) -> SegModel:
+    """The network of `config` with as many classes as the dataset has names."""
+    return build_model(config.MODEL.NAME, meta.num_classes, **config.MODEL.OPTIONS)
+
+
+def load_into(
+    model: SegModel, path: str, meta: DatasetMeta, reset: tuple[str, ...] = (), key: str = ""
+) -> str:
+    """Fill `model` from a weight file after checking that its classes are the dataset's.
+
+    Returns the one-line report of `load_weights`. `key` is the setting that named the file.
+    """
+    try:
+        checkpoint = read_checkpoint(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{key} {path} does not exist") from None
+    if checkpoint is not None and not reset:
+        check_classes(checkpoint, path, meta.name, meta.class_names)
+    return load_weights(model, path, reset=reset)
+
+
+def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegCriterion:
+    """The loss of `config` for the outputs that `model` has."""
+    loss = config.LOSS
+    aux_weights = loss.AUX_WEIGHTS or (0.4,) * model.num_aux
+    if len(aux_weights) != model.num_aux:
+        raise ValueError(
+            f"LOSS.AUX_WEIGHTS is {aux_weights}; {config.MODEL.NAME} has {model.num_aux} "
+            "auxiliary outputs and needs one weight for each"
+        )
+    return SegCriterion(
+        loss.NAME,
+        class_weights=meta.class_weights if config.DATASET.CLASS_WEIGHTS else None,
+        ignore_label=meta.ignore_label,
+        ohem_threshold=loss.OHEM_THRESHOLD,
+        ohem_min_kept=loss.OHEM_MIN_KEPT,
+        aux_weights=aux_weights,
+        aux_average="all" if loss.AUX_OVER_ALL_PIXELS else "valid",
+        boundary_weight=loss.BOUNDARY_WEIGHT if model.has_boundary else 0.0,
+        boundary_aware_weight=loss.BOUNDARY_AWARE_WEIGHT if model.has_boundary else 0.0,
+        align_corners=model.align_corners,
+    )

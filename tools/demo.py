@@ -1,0 +1,54 @@
+"""From nothing to a trained network with pictures: train, score and time on drawn street scenes.
+
+    python tools/demo.py
+
+Runs the three public commands on configs/synthetic/rtlinearformer_slim_synthetic.yaml and says
+where the results are. A second run goes on from the first and only scores and times again.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import _init_paths
+
+from configs import get_config
+from configs.loader import run_folder
+
+CONFIG = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
+
+
+def main() -> int:
+    config = get_config(_init_paths.ROOT / CONFIG)
+    height, width = config.DATASET.SIZE
+    folder = Path(run_folder(config, CONFIG))
+    speed = folder / "speed.json"
+    began = time.perf_counter()
+    for command in (
+        f"tools/train.py --cfg {CONFIG} TRAIN.RESUME True",
+        f"tools/eval.py --cfg {CONFIG} TEST.OVERLAYS 6",
+        f"models/speed/speed.py --a {config.MODEL.NAME} --c 11 --r {height} {width} "
+        f"--seconds 2 --compare-unfused --out {speed}",
+    ):
+        print(f"\n$ python {command}", flush=True)
+        status = subprocess.run(
+            [sys.executable, *shlex.split(command)], cwd=_init_paths.ROOT, check=False
+        ).returncode
+        if status:
+            return status
+    minutes, seconds = divmod(round(time.perf_counter() - began), 60)
+    print(f"""
+Done in {minutes} min {seconds} s. Look at
+  {folder}/overlays_100000-100100/   scenes no training saw: image, truth, prediction
+  {folder}/curve.png                 loss and mIoU over the epochs
+  {folder}/eval_100000-100100.txt    IoU, precision and recall of every class
+  {speed}                milliseconds and frames per second on this machine
+Next: README.md, "Train on CamVid", or another network on the same scenes:
+  python tools/train.py --cfg {CONFIG} MODEL.NAME pidnet_s OUTPUT_DIR output/pidnet""")
+    return 0
+
+
+if __name__ == "__main__":
+    _init_paths.run_main(main)

@@ -1,0 +1,117 @@
+"""What a training run keeps, and how it is written and read back."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.distributed import World, gather_objects
+from utils.records import atomic_file
+
+FORMAT = "rtseg-checkpoint-1"
+
+
+def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all. `content` holds tensors and plain values only."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    with atomic_file(path) as stream:
+        stream.write(buffer.getbuffer())
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any] | None:
+    """The content of a checkpoint of this project; None if the file is of another kind.
+
+    Nothing in the file is executed. A file that cannot be read at all is left to the loader of
+    weights, which says what is wrong with it.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+        return None
+    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    return content if ours else None
+
+
+def check_classes(
+    checkpoint: dict[str, Any], path: str | Path, dataset: str, class_names: Sequence[str]
+) -> None:
+    """Raise ValueError if a checkpoint of this project was trained on other classes."""
+    theirs = list(checkpoint["class_names"])
+    if theirs != list(class_names):
+        raise ValueError(
+            f"{path} was trained on {checkpoint['dataset']} ({len(theirs)} classes); "
+            f"DATASET.DATASET is {dataset} ({len(class_names)} classes). To fine-tune, name it as "
+            "MODEL.PRETRAINED and set MODEL.RESET \"('head', 'aux_head')\""
+        )
+
+
+def random_state(world: World) -> list[dict[str, torch.Tensor]]:
+    """The generators of every process, by rank."""
+    state = {"cpu": torch.get_rng_state()}
+    if world.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(world.device)
+    return gather_objects(state, world)
+
+
+def restore_random_state(states: Sequence[dict[str, torch.Tensor]], world: World) -> bool:
+    """Put this process's generators back. False if the run had another number of processes."""
+    if len(states) != world.size:
+        return False
+    state = states[world.rank]
+    torch.set_rng_state(state["cpu"])
+    if world.device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], world.device)
+    return True
+
+
+def read_resumable(
+    path: str | Path, architecture: str, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """A checkpoint that a run of `architecture` on these classes can continue from.
+
+    Raises:
+        ValueError: not a whole checkpoint of this project, without optimiser state, or of
+            another network or other classes.
+    """
+    content = read_checkpoint(path)
+    if content is None:
+        raise ValueError(
+            f"{path} cannot be resumed from: it is damaged or not a checkpoint of this project; "
+            "remove it to start anew, or name intact weights as MODEL.PRETRAINED"
+        )
+    if "optimizer" not in content:
+        raise ValueError(f"{path} holds weights only; a run is resumed from its last.pt")
+    if content["architecture"] != architecture:
+        raise ValueError(f"{path} is a run of {content['architecture']}, not of {architecture}")
+    if list(content["class_names"]) != list(class_names):
+        raise ValueError(
+            f"{path} is a run on {content['dataset']} ({len(content['class_names'])} classes), "
+            f"not on the {len(class_names)} classes of this configuration"
+        )
+    return content
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the optimiser's memory but keep the settings that the configuration now states."""
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, now in zip(optimizer.param_groups, settings, strict=True):
+        group.update(now)
+
+
+def keep_earlier_run(folder: Path) -> Path | None:
+    """Rename a run folder that holds a checkpoint, so that a new run overwrites nothing."""
+    if not any((folder / name).exists() for name in ("last.pt", "best.pt")):
+        return None
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    return aside

@@ -1,0 +1,131 @@
+"""Processes and devices: one process per GPU, gloo on the CPU, none of it for a single process."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_fn
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all processes of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files and prints."""
+        return self.rank == 0
+
+
+def check_gpus(gpus: Sequence[int]) -> None:
+    """Raise ValueError if a device number of GPUS does not exist on this machine."""
+    count = torch.cuda.device_count()
+    missing = [g for g in gpus if g >= count]
+    if missing:
+        there = f"it has {', '.join(map(str, range(count)))}" if count else "it has none"
+        raise ValueError(
+            f"GPUS {tuple(gpus)}: this machine has no CUDA device {missing[0]} ({there}); "
+            "leave GPUS out for the first GPU, or the CPU where there is none"
+        )
+
+
+def is_launched() -> bool:
+    """True inside a process that torchrun (or `relaunch`) started."""
+    return "LOCAL_RANK" in os.environ
+
+
+def set_backends(*, seed: int, tf32: bool, benchmark: bool, deterministic: bool) -> None:
+    """Seed the generators and choose the numeric behaviour of the GPU kernels."""
+    torch.manual_seed(seed)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark and not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+
+
+def relaunch(processes: int) -> None:
+    """Replace this process by torchrun, which runs the same command once per process."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
+
+
+def init_world(gpus: Sequence[int]) -> World:
+    """The device of this process, and the process group if there are several processes."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if torch.cuda.is_available():
+        index = gpus[local_rank] if local_rank < len(gpus) else local_rank
+        check_gpus([index])
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if not is_launched():
+        return World(0, 1, device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def end_world() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_processes(values: Tensor, world: World) -> Tensor:
+    """`values` added up over all processes, in place."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_objects(item: object, world: World) -> list:
+    """`item` of every process, by rank."""
+    if world.size == 1:
+        return [item]
+    items = [None] * world.size
+    dist.all_gather_object(items, item)
+    return items
+
+
+def synchronise_norms(model: nn.Module, world: World) -> nn.Module:
+    """BatchNorm layers whose batch statistics span all processes; unchanged for one process."""
+    if world.size == 1:
+        return model
+    if world.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _CpuSyncBatchNorm2d
+    return model
+
+
+class _CpuSyncBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over all processes on the CPU, which torch's SyncBatchNorm does not support."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        dtype, x = x.dtype, x.float()
+        ones = x.new_full((1,), x.numel() / x.shape[1])
+        sums = dist_fn.all_reduce(torch.cat((x.sum((0, 2, 3)), ones)))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = x - mean[None, :, None, None]
+        var = dist_fn.all_reduce(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        y = centred * scale[None, :, None, None] + self.bias[None, :, None, None]
+        return y.to(dtype)

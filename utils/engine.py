@@ -1,0 +1,180 @@
+"""One epoch of training, one evaluation."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils.distributed import World, sum_over_processes
+from utils.inference import predict_logits
+from utils.logger import RunLog
+from utils.optim import set_learning_rate
+from utils.run_state import Precision, Progress, StopRequest
+
+MAX_BAD_STEPS = 20  # steps in a row without a finite loss before a run gives up
+
+
+class TrainForm(nn.Module):
+    """`forward_train` as `forward`, the method that DistributedDataParallel wraps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Any:
+        return self.model.forward_train(image)
+
+
+def train_one_epoch(
+    train_form: nn.Module,
+    criterion: nn.Module,
+    loader: Iterable[dict[str, Any]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    world: World,
+    precision: Precision,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+    steps_per_epoch: int,
+    lr_of_step: Callable[[int], float],
+    log: RunLog,
+    stop: StopRequest,
+    accumulate: int = 1,
+    clip_grad: float = 0.0,
+) -> bool:
+    """Train from `progress.step_in_epoch` to the end of the epoch.
+
+    Args:
+        loader: the batches that are left of the epoch; `accumulate` of them make one step.
+        lr_of_step: optimiser steps taken in the whole run -> learning rate.
+
+    Returns:
+        True at the end of the epoch, False if a signal asked to stop before.
+
+    Raises:
+        FloatingPointError: the loss was not finite MAX_BAD_STEPS times in a row.
+    """
+    train_form.train()
+    batches, bad_in_a_row, start = iter(loader), 0, time.perf_counter() - progress.seconds
+    title, quiet = f"epoch {progress.epoch + 1}", not world.is_main
+    bar = tqdm(total=steps_per_epoch, initial=progress.step_in_epoch, desc=title, disable=quiet)
+    with bar:
+        while progress.step_in_epoch < steps_per_epoch:
+            step = progress.epoch * steps_per_epoch + progress.step_in_epoch
+            lr = lr_of_step(step)
+            set_learning_rate(optimizer, lr)
+            optimizer.zero_grad(set_to_none=True)
+            losses, names = _backward(
+                train_form, criterion, batches, accumulate, world, precision, scaler
+            )
+            values, stopping = _agree(losses, stop, world)
+            progress.step_in_epoch += 1
+            progress.seconds = time.perf_counter() - start
+            if all(map(math.isfinite, values.values())):
+                bad_in_a_row = 0
+                if clip_grad:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(train_form.parameters(), clip_grad)
+                scaler.step(optimizer)
+                scaler.update()
+                for name, value in values.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value
+            else:
+                bad_in_a_row += 1
+                progress.skipped += 1
+                log.info(f"step {step + 1} skipped: loss not finite on {', '.join(names)}")
+                if bad_in_a_row == MAX_BAD_STEPS:
+                    raise FloatingPointError(
+                        f"the loss was not finite {bad_in_a_row} steps in a row; try a lower "
+                        f"TRAIN.LR (now {lr:.3g}) or TRAIN.PRECISION fp32"
+                    )
+            log.scalars({f"train/{n}": v for n, v in values.items()} | {"train/lr": lr}, step + 1)
+            bar.set_postfix(loss=f"{values['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
+            bar.update()
+            if stopping:
+                return False
+    return True
+
+
+def _backward(
+    train_form: nn.Module,
+    criterion: nn.Module,
+    batches: Iterator[dict[str, Any]],
+    accumulate: int,
+    world: World,
+    precision: Precision,
+    scaler: torch.amp.GradScaler,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Gradients of `accumulate` batches; their mean loss parts and the names of their images."""
+    losses: dict[str, Tensor] = {}
+    names: list[str] = []
+    for part in range(accumulate):
+        batch = next(batches)
+        names += batch["name"]
+        image, label, boundary = (
+            None if value is None else value.to(world.device, non_blocking=True)
+            for value in (batch["image"], batch["label"], batch.get("boundary"))
+        )
+        wait = world.size > 1 and part < accumulate - 1
+        with train_form.no_sync() if wait else nullcontext():
+            with precision.autocast():
+                outputs = train_form(image)
+            loss, parts = criterion(outputs, label, boundary)
+            scaler.scale(loss / accumulate).backward()
+        for name, value in {"loss": loss, **parts}.items():
+            losses[name] = losses.get(name, 0) + value.detach().float() / accumulate
+    return losses, names
+
+
+def _agree(
+    losses: dict[str, Tensor], stop: StopRequest, world: World
+) -> tuple[dict[str, float], bool]:
+    """Losses averaged over processes and whether one should stop, in a single transfer.
+
+    Every process decides by the same numbers, so that none waits for another for ever.
+    """
+    asked = torch.tensor(float(stop.signal is not None), device=world.device)
+    packed = sum_over_processes(torch.stack([*losses.values(), asked]), world) / world.size
+    *values, stopping = packed.tolist()
+    return dict(zip(losses, values, strict=True)), stopping > 0
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[dict[str, Any]],
+    confusion: Any,
+    *,
+    world: World,
+    stop: StopRequest | None = None,
+    on_batch: Callable[[dict[str, Any], Tensor], None] | None = None,
+    **views: Any,
+) -> bool:
+    """Count the predictions of `model` over `loader` into `confusion`, over all processes.
+
+    Args:
+        on_batch: called with (batch, prediction N, H, W), for pictures and submission files.
+        views: arguments of `predict_logits`: flip, scales, sliding window, padding.
+
+    Returns:
+        False if a signal asked to stop before the end; `confusion` is then incomplete.
+    """
+    model.eval()
+    for batch in tqdm(loader, desc="evaluate", disable=not world.is_main):
+        if stop is not None and stop.signal is not None:
+            break
+        image = batch["image"].to(world.device, non_blocking=True)
+        prediction = predict_logits(model, image, **views).argmax(1)
+        if "label" in batch:
+            confusion.update(prediction, batch["label"].to(world.device, non_blocking=True))
+        if on_batch is not None:
+            on_batch(batch, prediction)
+    if stop is not None and stop.anywhere(world):
+        return False
+    confusion.reduce()
+    return True

@@ -1,0 +1,76 @@
+"""Optimisers and the learning rate as a function of the step."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+def learning_rate(
+    step: int,
+    total_steps: int,
+    *,
+    base_lr: float,
+    end_lr: float = 0.0,
+    power: float = 0.9,
+    warmup_steps: int = 0,
+    warmup_lr: float = 0.0,
+) -> float:
+    """Linear warm-up, then polynomial decay that reaches `end_lr` at `total_steps`.
+
+    Args:
+        step: optimiser steps already taken, from 0.
+        total_steps: optimiser steps of the whole run, warm-up included.
+    """
+    if step < warmup_steps:
+        return warmup_lr + (base_lr - warmup_lr) * step / warmup_steps
+    left = 1 - (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return end_lr + (base_lr - end_lr) * max(0.0, left) ** power
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group `lr` times its own multiplier."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def build_optimizer(
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    decay_norms: bool = True,
+    lr_multipliers: Mapping[str, float] | None = None,
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over the parameters of `model`.
+
+    Args:
+        name: "sgd" or "adamw".
+        decay_norms: False exempts biases and norm parameters (one dimension) from the decay.
+        lr_multipliers: submodule prefix -> factor on the learning rate (and, in AdamW, thereby
+            on the decay step).
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for key, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = next(
+            (f for prefix, f in (lr_multipliers or {}).items() if key.startswith(f"{prefix}.")), 1.0
+        )
+        groups.setdefault((scale, decay_norms or parameter.ndim > 1), []).append(parameter)
+    params = [
+        {
+            "params": parameters,
+            "lr": lr * scale,
+            "lr_scale": scale,
+            "weight_decay": weight_decay if decay else 0.0,
+        }
+        for (scale, decay), parameters in groups.items()
+    ]
+    if name == "sgd":
+        return torch.optim.SGD(params, lr=lr, momentum=momentum)
+    if name == "adamw":
+        return torch.optim.AdamW(params, lr=lr)
+    raise ValueError(f"optimizer {name!r} is unknown; accepted: sgd, adamw")

@@ -1,0 +1,80 @@
+"""Pictures: class colours over images, and the course of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from utils.logger import read_metrics
+from utils.records import atomic_file, atomic_write
+
+IGNORED = (0, 0, 0)
+
+
+def colorize(label: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """RGB uint8 H, W, 3 of a class map H, W; everything that is no class is black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return table[label]
+
+
+def side_by_side(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray,
+    palette: Sequence[Sequence[int]],
+    opacity: float = 0.65,
+) -> np.ndarray:
+    """Image, truth (if there is one) and prediction next to each other.
+
+    Args:
+        image: RGB uint8 H, W, 3.
+        label, prediction: class maps H, W; ignored pixels of the truth are shown black.
+        opacity: of the class colours over the image, 0..1.
+    """
+    panels = [image]
+    for classes in (label, prediction):
+        if classes is not None:
+            colors = colorize(classes, palette)
+            mixed = cv2.addWeighted(colors, opacity, image, 1 - opacity, 0)
+            panels.append(mixed)
+    gap = np.full((image.shape[0], 6, 3), 255, np.uint8)
+    strip = [part for panel in panels for part in (panel, gap)][:-1]
+    return np.hstack(strip)
+
+
+def write_png(path: str | Path, picture: np.ndarray) -> None:
+    """Write an RGB or a single-channel uint8 picture as PNG, atomically."""
+    bgr = picture[..., ::-1] if picture.ndim == 3 else picture
+    ok, data = cv2.imencode(".png", bgr)
+    if not ok:
+        raise ValueError(f"{path}: a picture of shape {picture.shape} cannot be written as PNG")
+    atomic_write(path, data.tobytes())
+
+
+def plot_curve(metrics_file: str | Path, path: str | Path) -> None:
+    """Draw loss and mIoU over the epochs of a run's metrics.jsonl."""
+    records = read_metrics(metrics_file)
+    scored = [r for r in records if r.get("miou") is not None]
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        left = figure.subplots()
+        left.plot([r["epoch"] for r in records], [r["loss"] for r in records], color="tab:red")
+        left.set_xlabel("epoch")
+        left.set_ylabel("training loss", color="tab:red")
+        left.set_ylim(bottom=0)
+        left.xaxis.get_major_locator().set_params(integer=True)
+        right = left.twinx()
+        miou = [100 * r["miou"] for r in scored]
+        right.plot([r["epoch"] for r in scored], miou, color="tab:blue", marker=".")
+        right.set_ylabel("mIoU of the test set, %", color="tab:blue")
+        right.set_ylim(0, 100)
+        if scored:
+            best = max(scored, key=lambda r: r["miou"])
+            title = f"best mIoU {100 * best['miou']:.2f} % after epoch {best['epoch']}"
+            left.set_title(title, loc="left", fontsize=10)
+        with atomic_file(path) as stream:
+            figure.savefig(stream, format="png", dpi=120)
