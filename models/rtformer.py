@@ -67,10 +67,15 @@ class CrossAttention(nn.Module):
         self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        query = self.norm(x).flatten(2)  # N, C, h*w
-        key, value = tokens.flatten(2).chunk(2, 1)  # N, C, T each
-        scores = (key * key.shape[-1] ** -0.5).transpose(1, 2) @ query  # N, T, h*w
-        return (value @ scores.softmax(1)).view_as(x)
+        key, value = (_tokens(part) for part in tokens.chunk(2, 1))  # N, 1, T, C each
+        query = _tokens(self.norm(x))  # N, 1, h*w, C
+        y = F.scaled_dot_product_attention(query, key, value, scale=key.shape[2] ** -0.5)
+        return y.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """N, C, h, w to N, 1, h*w, C, contiguous: the fused attention kernels ask for that."""
+    return x.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
 
 
 class CrossTokens(nn.Module):
