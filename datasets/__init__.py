@@ -6,11 +6,11 @@ from datasets.boundary import label_boundary
 from datasets.camvid import CAMVID, SYNTHETIC
 from datasets.cityscapes import CITYSCAPES
 from datasets.files import read_image, read_list
-from datasets.loader import collate, make_loader
+from datasets.loading import collate, make_loader
 from datasets.meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
 from datasets.sampler import Draw, EpochBatchSampler
-from datasets.segmentation import SceneDataset, SegmentationDataset
-from datasets.transforms import EvalTransform, Normalize, Sample, TrainTransform
+from datasets.segmentation import SceneDataset, SegmentationDataset, quick_check
+from datasets.transforms import EvalTransform, Normalize, Sample, TrainTransform, check_crop
 
 __all__ = [
     "ColorEncoding",
@@ -25,11 +25,13 @@ __all__ = [
     "SceneDataset",
     "SegmentationDataset",
     "TrainTransform",
+    "check_crop",
     "collate",
     "get_meta",
     "label_boundary",
     "list_datasets",
     "make_loader",
+    "quick_check",
     "read_image",
     "read_list",
 ]
