@@ -1,7 +1,5 @@
 """Every problem of every pair of a list, found in parallel."""
 
-import contextlib
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator

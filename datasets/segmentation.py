@@ -14,8 +14,7 @@ from datasets.meta import DataError, DatasetMeta
 from datasets.sampler import Draw
 from datasets.transforms import Sample, TrainTransform, check_crop
 
-# (sample, generator, whether to make the boundary target) -> normalised sample
-Transform = Callable[[Sample, np.random.Generator, bool], Sample]
+Transform = Callable[[Sample, np.random.Generator], Sample]
 
 
 class SceneDataset(Dataset):
@@ -26,7 +25,7 @@ class SceneDataset(Dataset):
     Args:
         meta: classes.
         transform: TrainTransform, EvalTransform or the like.
-        need_boundary: items carry the boundary target.
+        need_boundary: items carry the boundary target, which the transform has to make.
     """
 
     def __init__(
@@ -57,11 +56,15 @@ class SceneDataset(Dataset):
         """
         index, seed = draw if isinstance(draw, tuple) else (draw, 0)
         scene = self.load(index)
-        sample = self.transform(scene, np.random.default_rng(seed), self.need_boundary)
+        sample = self.transform(scene, np.random.default_rng(seed))
         item: dict[str, Any] = {"image": torch.from_numpy(sample.image)}
         if sample.label is not None:
             item["label"] = torch.from_numpy(sample.label)
-        if sample.boundary is not None:
+        if self.need_boundary:
+            if sample.boundary is None:
+                raise ValueError(
+                    f"no boundary target for {self.name(index)}: TrainTransform makes it"
+                )
             item["boundary"] = torch.from_numpy(sample.boundary)
         return item | {"name": self.name(index), "size": scene.image.shape[:2]}
 

@@ -63,11 +63,13 @@ class TrainTransform:
         scale_range: lowest and highest factor; (1, 1) = none.
         scale_step: factors lowest, lowest + step, ... up to the highest; 0 = continuous.
             PIDNet: (0.5, 2.1) by 0.1; RTFormer: (0.5, 2.0) by 0.25.
+        base_size: factor 1 brings the long side to this many pixels; 0 = leaves it as it is.
         flip: mirror every second sample.
         color: brightness, contrast, saturation and hue as `distort_color` says (RTFormer).
         pad_value: where a scaled image does not fill the crop (right and below), 0..255, rounded;
             PIDNet pads with 0, RTFormer with 127.5. The label is `ignore_label` there, the
             boundary 0.
+        boundary: also make the boundary target, from the unscaled label.
         ignore_label: of the padding.
         mean, std: of the normalisation.
     """
@@ -78,9 +80,11 @@ class TrainTransform:
         *,
         scale_range: tuple[float, float] = (0.5, 2.0),
         scale_step: float = 0.0,
+        base_size: int = 0,
         flip: bool = True,
         color: bool = False,
         pad_value: float = 0,
+        boundary: bool = False,
         ignore_label: int = 255,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -89,20 +93,23 @@ class TrainTransform:
             raise ValueError(f"crop size is {crop_size}; accepted: height and width, both above 0")
         if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
             raise ValueError(f"scale range is {scale_range}; accepted: 0 < lowest <= highest")
-        if scale_step < 0:
-            raise ValueError(f"scale step is {scale_step}; accepted: 0 (continuous) and above")
+        if scale_step < 0 or base_size < 0:
+            raise ValueError(
+                f"scale step {scale_step}, base size {base_size}; accepted: 0 and above"
+            )
         if not 0 <= pad_value <= 255:
             raise ValueError(f"pad value is {pad_value}; accepted: 0..255")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         self.scale_range, self.scale_step = tuple(scale_range), scale_step
-        self.flip, self.color = flip, color
+        self.base_size = base_size
+        self.flip, self.color, self.boundary = flip, color, boundary
         self.pad_value, self.ignore_label = round(pad_value), ignore_label
         self.normalize = Normalize(mean, std)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, boundary: bool = False) -> Sample:
-        """Transform one sample; `boundary` also makes the target, from the unscaled label."""
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Transform one sample; a boundary target that it brings along is not used."""
         height, width = sample.image.shape[:2]
-        scale = self.draw_scale(rng)
+        scale = self.draw_factor(rng) * self.base_scale((height, width))
         rows, out_rows = _span(height, self.crop_size[0], scale)
         columns, out_columns = _span(width, self.crop_size[1], scale)
         top = int(rng.integers(height - rows + 1))
@@ -114,7 +121,7 @@ class TrainTransform:
         image = self._fit(sample.image[window], size, cv2.INTER_LINEAR, self.pad_value)
         label, edge = sample.label, None
         if label is not None:
-            if boundary:
+            if self.boundary:
                 edge = label_boundary(label, (top, left, rows, columns))
                 edge = self._fit(edge, size, cv2.INTER_NEAREST, 0)
             label = self._fit(label[window], size, cv2.INTER_NEAREST, self.ignore_label)
@@ -124,18 +131,23 @@ class TrainTransform:
             image = distort_color(image, rng)
         return Sample(self.normalize(image), label, edge)
 
-    def draw_scale(self, rng: np.random.Generator) -> float:
+    def draw_factor(self, rng: np.random.Generator) -> float:
         """A random scale factor."""
         low, high = self.scale_range
         if self.scale_step:
             return low + self.scale_step * int(rng.integers(self._steps() + 1))
         return float(rng.uniform(low, high))
 
-    @property
-    def largest_scale(self) -> float:
-        """The highest factor that can be drawn."""
+    def base_scale(self, size: tuple[int, int]) -> float:
+        """What factor 1 does to an image of `size` (height, width)."""
+        return self.base_size / max(size) if self.base_size else 1.0
+
+    def largest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) that an image of `size` has after the largest scale."""
         low, high = self.scale_range
-        return low + self.scale_step * self._steps() if self.scale_step else high
+        factor = low + self.scale_step * self._steps() if self.scale_step else high
+        scale = factor * self.base_scale(size)
+        return _scaled(size[0], scale), _scaled(size[1], scale)
 
     def _steps(self) -> int:
         low, high = self.scale_range
@@ -176,16 +188,13 @@ class EvalTransform:
         self.size = size
         self.normalize = Normalize(mean, std)
 
-    def __call__(
-        self, sample: Sample, rng: np.random.Generator | None = None, boundary: bool = False
-    ) -> Sample:
-        """Transform one sample; nothing is random. `boundary`: of the whole label."""
+    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
+        """Transform one sample; nothing is random."""
         image = sample.image
         size = self.target_size(image.shape[:2])
         if image.shape[:2] != size:
             image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-        edge = label_boundary(sample.label) if boundary and sample.label is not None else None
-        return Sample(self.normalize(image), sample.label, edge)
+        return Sample(self.normalize(image), sample.label, sample.boundary)
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that an image of `size` is scaled to."""
@@ -204,15 +213,14 @@ def check_crop(transform: TrainTransform, sizes: Iterable[tuple[int, int]]) -> N
 
     Raises ValueError that names the largest crop that would be accepted.
     """
-    scale = transform.largest_scale
-    reach = {size: (int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)) for size in sizes}
+    reach = {size: transform.largest_size(size) for size in sizes}
     height, width = transform.crop_size
     if not reach or any(high >= height and wide >= width for high, wide in reach.values()):
         return
     (rows, columns), (high, wide) = max(reach.items(), key=lambda item: item[1][0] * item[1][1])
     raise ValueError(
         f"crop {height}x{width} is larger than the images ({rows}x{columns}) even at the largest "
-        f"scale, {scale:g}; accepted: at most {high}x{wide} (height x width)"
+        f"scale ({high}x{wide}); accepted: at most {high}x{wide} (height x width)"
     )
 
 
@@ -264,7 +272,11 @@ def _mirror(array: np.ndarray | None) -> np.ndarray | None:
 
 def _span(length: int, crop: int, scale: float) -> tuple[int, int]:
     """(source pixels, result pixels) along one axis: the crop, or less where the image ends."""
-    scaled = max(1, int(length * scale + 0.5))
+    scaled = _scaled(length, scale)
     if scaled <= crop:
         return length, scaled
     return min(length, max(1, round(crop / scale))), crop
+
+
+def _scaled(length: int, scale: float) -> int:
+    return max(1, int(length * scale + 0.5))
