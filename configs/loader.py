@@ -63,7 +63,7 @@ def changed_keys(config: CfgNode, earlier: str) -> dict[str, tuple[Any, Any]]:
     _merge(then, yaml.safe_load(earlier), "", "earlier configuration")
     return {
         key: (_value(then, key), _value(now, key))
-        for key in _leaf_names(now, "")
+        for key in leaf_names(now)
         if _value(then, key) != _value(now, key)
     }
 
@@ -113,16 +113,16 @@ def _merge(node: CfgNode, content: dict, prefix: str, source: str) -> None:
 def _hint(key: str) -> str:
     if key in _MOVED:
         return f": {_MOVED[key]}"
-    keys = _leaf_names(defaults(), "")
+    keys = leaf_names(defaults())
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else "; configs/defaults.py lists all keys"
 
 
-def _leaf_names(node: CfgNode, prefix: str) -> list[str]:
+def leaf_names(node: CfgNode, prefix: str = "") -> list[str]:
     names = []
     for name, value in node.items():
         is_section = isinstance(value, CfgNode)
-        names += _leaf_names(value, f"{prefix}{name}.") if is_section else [f"{prefix}{name}"]
+        names += leaf_names(value, f"{prefix}{name}.") if is_section else [f"{prefix}{name}"]
     return names
 
 

@@ -1,11 +1,15 @@
 """From a configuration to objects: the place where configs, datasets, models and utils meet."""
 
-from datasets.segmentation import SegmentationDataset
-from datasets.transforms import EvalTransform, TrainTransform
 from yacs.config import CfgNode
 
-from datasets import get_meta
-from datasets.meta import DatasetMeta
+from datasets import (
+    DatasetMeta,
+    EvalTransform,
+    SceneDataset,
+    SegmentationDataset,
+    TrainTransform,
+    get_meta,
+)
 from datasets.synthetic import SyntheticScenes
 from models import SegModel, build_model
 from models.weights import load_weights
