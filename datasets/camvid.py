@@ -58,3 +58,13 @@ SYNTHETIC = DatasetMeta(
     PALETTE,
     {"class": IdEncoding({index: index for index in range(11)}, frozenset({255}))},
 )
+
+
+def split_of(frame: str) -> str | None:
+    """The split of a frame such as 0016E5_00390; None if it belongs to none."""
+    for split, runs in SPLITS.items():
+        for prefix, first, last, _ in runs:
+            number = frame.removeprefix(prefix)
+            if number != frame and number.isdecimal() and first <= int(number) <= last:
+                return split
+    return None
