@@ -34,7 +34,7 @@ def resolve_name(name: str) -> str:
     if canonical in _VARIANTS:
         return canonical
     near = difflib.get_close_matches(name, [*_VARIANTS, *_ALIASES], n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise ValueError(f"unknown architecture {name!r}{hint} Known: {', '.join(list_models())}")
 
 

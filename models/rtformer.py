@@ -203,6 +203,8 @@ class RTFormer(SegModel):
         self.detail3 = basic_stage(2 * c, 2 * c, 1, momentum=m)
 
         shared = {"num_heads": num_heads, "cross_size": cross_size, "drop_path": drop_path}
+        if len(injection) != 2:
+            raise ValueError(f"injection is {injection}; two flags are needed, one per block")
         inject4, inject5 = injection
         self.block4 = RTFormerBlock(2 * c, 4 * c, 8 * c, injection=inject4, **shared)
         self.block5 = RTFormerBlock(2 * c, 8 * c, 8 * c, injection=inject5, **shared)

@@ -1,0 +1,249 @@
+"""Check this project's networks, blocks and losses against the numbers of published code.
+
+    python tools/verify_parity.py FOLDER [--strict] [--json FILE]
+
+FOLDER holds NAME.json files (see utils/parity.py) such as tests/golden. Every network is filled or
+read from its real checkpoint file, through the same loader that training and evaluation use.
+Exit status: 0 if all known fixtures agree, 1 if one does not (with --strict also if one is of an
+architecture that is not known here), 2 if there is nothing to check.
+"""
+
+import argparse
+import inspect
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import _init_paths  # noqa: F401
+import torch
+from _init_paths import run_main
+from parity_losses import check_losses
+from torch import Tensor, nn
+
+from models import build_model, fuse, resolve_name
+from models.rtformer import CrossAttention, GroupedAttention, RTFormerBlock
+from models.weights import load_weights, rename_for
+from utils.parity import (
+    DAMAGE,
+    Fixture,
+    Row,
+    difference,
+    fill,
+    inputs,
+    parse_constructor,
+    read_fixture,
+    table,
+    tolerance,
+)
+from utils.records import write_json
+
+
+class UnknownError(Exception):
+    """The fixture is about something that this project does not have."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--strict", action="store_true", help="unknown fixtures count as failures")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    args = parser.parse_args()
+    paths = sorted(args.folder.glob("*.json"))
+    if not paths:
+        raise ValueError(f"{args.folder} holds no parity files (NAME.json)")
+    rows = [row for path in paths for row in check(path)]
+    counts = {v: sum(row.verdict == v for row in rows) for v in ("ok", "FAIL", "unknown")}
+    failed = counts["FAIL"] > 0 or (args.strict and counts["unknown"] > 0)
+    print(table(rows))
+    if args.json:
+        write_json(args.json, {"passed": not failed, **counts, "rows": [vars(r) for r in rows]})
+    print(
+        f"{'FAILED' if failed else 'passed'}: {len(paths)} fixtures, {counts['ok']} comparisons "
+        f"ok, {counts['FAIL']} failed, {counts['unknown']} unknown"
+    )
+    return int(failed)
+
+
+def check(path: Path) -> list[Row]:
+    """All rows of one file. What goes wrong becomes a row."""
+    rows: list[Row] = []
+    name = path.stem
+    try:
+        fixture = read_fixture(path)
+        name = fixture.name
+        checks = {"network": check_model, "block": check_model, "losses": check_losses}
+        if fixture.kind not in checks:
+            raise UnknownError(f"kind {fixture.kind}")
+        rows.extend(checks[fixture.kind](fixture))
+        if not rows:
+            raise ValueError("has no output that can be compared")
+    except UnknownError as error:
+        rows.append(Row(name, verdict="unknown", note=str(error)))
+    except DAMAGE as error:
+        rows.append(Row(name, verdict="FAIL", note=say(error)))
+    return rows
+
+
+def check_model(fixture: Fixture) -> Iterator[Row]:
+    """Networks and single blocks: load, run every case, compare."""
+    build = network_builder(fixture) if fixture.kind == "network" else block_builder(fixture)
+    files = checkpoint_files(fixture)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files or [None]:
+            for case in fixture.cases():
+                try:
+                    path = file or write_checkpoint(fixture, case, Path(folder))
+                    rows = list(compare(fixture, case, build(), path))
+                except DAMAGE as error:
+                    rows = [Row(fixture.name, case_name(case), verdict="FAIL", note=say(error))]
+                yield from rows
+
+
+def case_name(case: Any) -> str:
+    return str(case.get("case", "")) if isinstance(case, dict) else repr(case)
+
+
+def say(error: BaseException) -> str:
+    """The sentence of an error; what Python itself raises on damaged data names its kind."""
+    ours = isinstance(error, (ValueError, OSError))
+    text = str(error) if ours else f"damaged: {type(error).__name__} {error}"
+    return " ".join(text.split())[:300]
+
+
+def network_builder(fixture: Fixture) -> Callable[[], nn.Module]:
+    spec = fixture.entry("build")
+    try:
+        resolve_name(spec["architecture"])
+    except ValueError:
+        raise UnknownError(f"architecture {spec['architecture']}") from None
+    return lambda: build_model(spec["architecture"], spec["num_classes"], **spec.get("options", {}))
+
+
+def block_builder(fixture: Fixture) -> Callable[[], nn.Module]:
+    name, arguments = parse_constructor(fixture.entry("official")["constructor"])
+    if name not in BLOCKS:
+        raise UnknownError(f"block {name or 'without a class name'}")
+    try:
+        inspect.signature(BLOCKS[name]).bind(**arguments)
+    except TypeError as error:
+        raise UnknownError(f"block {name}: {error}") from error
+    return lambda: BLOCKS[name](**arguments)
+
+
+def external_attention(
+    in_channels: int, out_channels: int, inter_channels: int, num_heads: int, use_cross_kv: bool
+) -> nn.Module:
+    if use_cross_kv:
+        return CrossAttention(in_channels)
+    if inter_channels != out_channels:
+        raise UnknownError(f"ExternalAttention of {inter_channels} inner channels")
+    return GroupedAttention(in_channels, out_channels, num_heads)
+
+
+def rtformer_block(
+    in_channels: list[int],
+    out_channels: list[int],
+    num_heads: int = 8,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.2,
+    use_injection: bool = True,
+    use_cross_kv: bool = True,
+    cross_size: int = 12,
+) -> nn.Module:
+    (high_in, low_in), (high, low) = in_channels, out_channels
+    if high_in != high or drop_rate or not use_cross_kv:
+        raise UnknownError(f"EABlock of {in_channels} to {out_channels} channels")
+    return RTFormerBlock(
+        high, low_in, low, num_heads=num_heads, cross_size=cross_size, injection=use_injection,
+        drop_path=drop_path_rate,
+    )  # fmt: skip
+
+
+# Published class name -> the same block of ours, from the same arguments.
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
+    "ExternalAttention": external_attention,
+    "EABlock": rtformer_block,
+}
+
+
+def checkpoint_files(fixture: Fixture) -> list[Path]:
+    """Real checkpoint files that belong to the fixture."""
+    names: list[str] = []
+    for entry in (fixture.data.get("pdparams", {}), fixture.data.get("checkpoint", {})):
+        names += [*entry.get("files", ()), *([entry["file"]] if "file" in entry else [])]
+    return [fixture.path.parent / name for name in names]
+
+
+def write_checkpoint(fixture: Fixture, case: dict[str, Any], folder: Path) -> Path:
+    """The filled state dict as a file of its framework."""
+    state = fill(fixture, case)
+    if "paddle" in str(fixture.data.get("framework", "")):
+        path = folder / "filled.pdparams"
+        state["StructuredToParameterName@@"] = {
+            key: f"parameter_{i}" for i, key in enumerate(state)
+        }
+        path.write_bytes(pickle.dumps(state, protocol=4))
+    else:
+        path = folder / "filled.pth"
+        torch.save({key: torch.from_numpy(value) for key, value in state.items()}, path)
+    return path
+
+
+def load(model: nn.Module, path: Path, fixture: Fixture) -> str:
+    """Load; heads of which the fixture has nothing at all stay fresh. Returns `loaded/stated`."""
+    keys = [key for key, _ in fixture.entry("state_dict")]
+    targets = rename_for(model, keys).sources
+    absent = [
+        head
+        for head in getattr(model, "training_only", ())
+        if not any(target.startswith(f"{head}.") for target in targets)
+    ]
+    report = load_weights(model, path, reset=absent)
+    return f"{re.match(r'[0-9]+', report)[0]}/{len(keys)}"
+
+
+def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path) -> Iterator[Row]:
+    """Load `path` into `model`, run the case, and compare every output of a role we know."""
+    keys = load(model, path, fixture)
+    outputs = run(model, fixture, case)
+    label = case["case"] if path.stem == "filled" else f"{case['case']} ({path.name})"
+    compared = 0
+    for index, entry in enumerate(case["outputs"]):
+        role = entry["role"] if fixture.kind == "network" else f"out{index}"
+        if role not in outputs and not re.fullmatch(r"main|aux:\d+|boundary|out\d+", role):
+            continue
+        if role not in outputs:
+            raise ValueError(f"states output {role!r}, which the model does not give")
+        reference = fixture.reference(entry["key"], entry["shape"])
+        rel = difference(outputs[role].numpy(), reference)
+        compared += 1
+        yield Row.measured(fixture.name, label, role, keys, rel, tolerance(case, role))
+    if not compared:
+        raise ValueError("states no output that can be compared")
+
+
+def run(model: nn.Module, fixture: Fixture, case: dict[str, Any]) -> dict[str, Tensor]:
+    """Role -> output in eval mode. Main logits are those of `forward`, the deployed graph."""
+    if "eval" not in case.get("mode", "eval"):
+        raise ValueError(f"mode {case['mode']!r} cannot be compared; eval is")
+    deployed = case.get("form") == "deployed"
+    model = fuse(model) if deployed else model.eval()
+    tensors = [torch.from_numpy(array) for array in inputs(fixture, case)]
+    with torch.no_grad():
+        if fixture.kind == "block":
+            outputs = model(*tensors)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            return {f"out{i}": value for i, value in enumerate(outputs)}
+        result = {"main": model(*tensors)}
+        if deployed:
+            return result
+        extra = model.forward_train(*tensors)
+        result |= {f"aux:{i}": value for i, value in enumerate(extra.aux)}
+        return result if extra.boundary is None else {**result, "boundary": extra.boundary}
+
+
+if __name__ == "__main__":
+    run_main(main)
