@@ -1,0 +1,173 @@
+"""The speed script and its published names."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from models import build_model, fuse
+from utils.benchmark import count_macs, count_parameters
+
+speed = importlib.import_module("models.speed.speed")
+
+# Multiply-accumulates at 1024x2048 with 19 classes, up to the logits, in units of 1e9.
+PUBLISHED_MACS = {
+    "pidnet_s": 47.19,
+    "pidnet_m": 177.33,
+    "pidnet_l": 274.93,
+    "rtformer_slim": 37.79,
+    "rtformer_base": 138.89,
+}
+QUICK = ("--r", "64", "128", "--seconds", "0.05", "--device", "cpu", "--threads", "1")
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MACS)
+def test_macs(name):
+    with torch.device("meta"):
+        model = build_model(name, 19)
+    assert count_macs(model, (1024, 2048)) / 1e9 == pytest.approx(PUBLISHED_MACS[name], abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["pidnet_s", "rtformer_slim", "rtlinearformer_slim"])
+def test_forms(name):
+    """The timed functions give what their names say, equal for the fused and unfused network."""
+    torch.manual_seed(0)
+    model = build_model(name, 5).eval()
+    args = speed.parse(["--a", name, *QUICK], None)
+    with torch.inference_mode():
+        fused = {form: fn() for form, fn in speed.prepare(fuse(model), args, "cpu").items()}
+        plain = {form: fn() for form, fn in speed.prepare(model, args, "cpu").items()}
+    stride = model.output_stride
+    assert fused["logits"].shape == (1, 5, 64 // stride, 128 // stride)
+    assert fused["upsample"].shape == (1, 5, 64, 128)
+    assert fused["argmax"].shape == (1, 64, 128) and not fused["argmax"].is_floating_point()
+    for form in ("logits", "upsample"):
+        scale = plain[form].abs().max()
+        assert (fused[form] - plain[form]).abs().max() < 1e-3 * scale
+
+
+def test_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "MIN_ITERATIONS", 2)
+    threads, out = torch.get_num_threads(), tmp_path / "deep" / "speed.json"
+    name = "pidnet_s"
+    try:
+        status = speed.main(
+            [
+                "--a",
+                name,
+                "--c",
+                "5",
+                *QUICK,
+                "--batch",
+                "2",
+                "--precision",
+                "bf16",
+                "--compare-unfused",
+                "--out",
+                str(out),
+            ]
+        )
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    record = json.loads(out.read_text())
+    assert status == 0
+    own = {"logits", "upsample", "argmax"}
+    others = {"unfused logits", "unfused upsample", "unfused argmax"}
+    assert set(record["lines"]) == own | others | {"official logits", "official upsample"}
+    for times in record["lines"].values():
+        assert 0 < times["p10_ms"] <= times["median_ms"] <= times["p90_ms"]
+        assert times["fps"] == pytest.approx(2000 / times["median_ms"])
+        assert len(times["round_ms"]) == speed.ROUNDS
+    assert record["time_ratios"]["logits / unfused logits"]["median"] > 0
+    assert record["input"] == [2, 3, 64, 128] and record["precision"] == "bf16"
+    assert record["memory_format"] == "channels_last" and record["device"] == "cpu"
+    assert record["environment"]["cpu_threads"] == 1 and record["environment"]["torch"]
+    fused = fuse(build_model(name, 5))
+    assert record["parameters"] == count_parameters(fused)
+    assert record["macs_per_image"] == count_macs(fused, (64, 128))
+    for text in (
+        "bf16",
+        "channels_last",
+        "logits at 1/8",
+        "+ upsample to 64x128",
+        "+ argmax",
+        "official",
+        "fused logits / unfused logits",
+        "median ms",
+        "peak memory",
+        "MACs",
+    ):
+        assert text in printed, text
+
+
+def test_weights_are_loaded_completely(tmp_path):
+    missing = str(tmp_path / "best.pt")
+    with pytest.raises((ValueError, OSError), match=r"best\.pt"):
+        speed.main(["--a", "pidnet_s", *QUICK, "--weights", missing])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--a", "pidnet_z"], "unknown architecture 'pidnet_z'; did you mean pidnet_"),
+        (["--a", "pidnet-s"], "unknown architecture 'pidnet-s'; did you mean pidnet_s"),
+        ([], "the following arguments are required: --a"),
+        (["--a", "pidnet_s", "--c", "1"], "num_classes is 1; at least 2"),
+        (["--a", "pidnet_s", "--r", "0", "64"], "--r is 0 64"),
+        (["--a", "pidnet_s", "--r", "64"], "--r: expected 2 arguments"),
+        (["--a", "pidnet_s", "--batch", "0"], "--batch is 0"),
+        (["--a", "pidnet_s", "--threads", "0"], "--threads is 0"),
+        (["--a", "pidnet_s", "--seconds", "0"], "--seconds is 0.0"),
+        (["--a", "pidnet_s", "--precision", "int8"], "invalid choice: 'int8'"),
+        (["--a", "pidnet_s", "--device", "cpu", "--precision", "fp16"], "fp16 needs CUDA"),
+        (["--a", "pidnet_s", "--device", "cpu", "--tf32"], "need CUDA"),
+        (["--a", "pidnet_s", "--precison", "fp32"], "unrecognized arguments: --precison"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, message):
+    with pytest.raises(ValueError) as error:
+        speed.main(arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_is_refused_without_it():
+    with pytest.raises(ValueError, match="--device cuda: PyTorch finds no CUDA device"):
+        speed.main(["--a", "pidnet_s", "--device", "cuda"])
+
+
+def _start(root, script, *arguments) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, f"models/speed/{script}.py", *arguments],
+        cwd=root, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "published", "canonical"),
+    [
+        ("speed", "rtformer_slim", "rtformer_slim"),
+        ("pidnet_speed", "pidnet-s", "pidnet_s"),
+        ("rt_linear_transformer_speed_v5", "rtlinearformer", "rtlinearformer_base"),
+    ],
+)
+def test_scripts_run_from_the_root(root, tmp_path, script, published, canonical):
+    out = tmp_path / "speed.json"
+    done = _start(root, script, "--a", published, "--c", "19", *QUICK, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "logits at 1/" in done.stdout
+    record = json.loads(out.read_text())
+    assert record["model"] == canonical and set(record["lines"]) == set(speed.FORMS)
+
+
+def test_a_script_ends_with_one_sentence_and_status_2(root):
+    done = _start(root, "pidnet_speed", "--a", "pidnet-z", "--c", "19", "--r", "64", "128")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown architecture") and done.stderr.count("\n") == 1
+    assert not done.stdout
