@@ -81,6 +81,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=start_worker,
+        generator=torch.Generator(),  # its seed draws must not move the generator of the training
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
     )

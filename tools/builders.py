@@ -1,5 +1,7 @@
 """From a configuration to objects: the place where configs, datasets, models and utils meet."""
 
+from pathlib import Path
+
 from yacs.config import CfgNode
 
 from datasets import (
@@ -67,16 +69,15 @@ def build_network(config: CfgNode, meta: DatasetMeta) -> SegModel:
 
 
 def load_into(
-    model: SegModel, path: str, meta: DatasetMeta, reset: tuple[str, ...] = (), key: str = ""
+    model: SegModel, path: str | Path, meta: DatasetMeta, reset: tuple[str, ...] = (), key: str = ""
 ) -> str:
     """Fill `model` from a weight file after checking that its classes are the dataset's.
 
     Returns the one-line report of `load_weights`. `key` is the setting that named the file.
     """
-    try:
-        checkpoint = read_checkpoint(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{key} {path} does not exist") from None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{key} {path} does not exist")
+    checkpoint = read_checkpoint(path)
     if checkpoint is not None and not reset:
         check_classes(checkpoint, path, meta.name, meta.class_names)
     return load_weights(model, path, reset=reset)

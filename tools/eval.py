@@ -45,7 +45,7 @@ def main() -> int:
     if not path.is_file():
         hint = "" if config.TEST.MODEL_FILE else "; train first or set TEST.MODEL_FILE"
         raise FileNotFoundError(f"weights {path} do not exist{hint}")
-    report = load_into(model, str(path), meta)
+    report = load_into(model, path, meta, key="TEST.MODEL_FILE")
     dataset = build_dataset(config, train=False)
     quick_check(dataset)
 
@@ -138,8 +138,8 @@ def parse_args() -> argparse.Namespace:
         epilog="Every key of configs/defaults.py can follow as KEY VALUE.",
     )
     parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration file")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
-    return parser.parse_args()
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

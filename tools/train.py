@@ -127,7 +127,8 @@ def main() -> int:
         warmup_lr=t.WARMUP_LR,
     )
 
-    # where the run stands
+    # where the run stands; from here on Ctrl-C and SIGTERM wait for the end of a step
+    stop = StopRequest()
     if world.is_main and saved is None:
         keep_earlier_run(folder)
     log = RunLog(folder, enabled=world.is_main)
@@ -184,7 +185,6 @@ def main() -> int:
         for name in names:
             save_checkpoint(folder / name, content | (training if name == "last.pt" else {}))
 
-    stop = StopRequest()
     confusion = None
     while progress.epoch < t.END_EPOCH:
         epoch = progress.epoch + 1
@@ -283,8 +283,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration file")
     parser.add_argument("--seed", type=int, help="replaces SEED")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
-    args = parser.parse_args()
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
+    args = parser.parse_intermixed_args()
     if args.seed is not None:
         args.opts += ["SEED", str(args.seed)]
     return args

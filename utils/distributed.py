@@ -4,10 +4,10 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_fn
 from torch import Tensor, nn
 
 
@@ -109,23 +109,36 @@ def synchronise_norms(model: nn.Module, world: World) -> nn.Module:
     return model
 
 
+class _Sum(torch.autograd.Function):
+    """Sum over processes; the gradient is the sum over the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
 class _CpuSyncBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over all processes on the CPU, which torch's SyncBatchNorm does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        dtype, x = x.dtype, x.float()
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         ones = x.new_full((1,), x.numel() / x.shape[1])
-        sums = dist_fn.all_reduce(torch.cat((x.sum((0, 2, 3)), ones)))
+        sums = _Sum.apply(torch.cat((x.sum((0, 2, 3)), ones)))
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        centred = x - mean[None, :, None, None]
-        var = dist_fn.all_reduce(centred.square().sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        var = _Sum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(var + self.eps)
-        y = centred * scale[None, :, None, None] + self.bias[None, :, None, None]
-        return y.to(dtype)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)

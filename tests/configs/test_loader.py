@@ -76,7 +76,7 @@ def test_text_settings_stay_text_and_numbers_are_coerced(leaf):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["TRAIN.BATCH_SIZE_GPU", "3"], ["command line", "TRAIN.BATCH_SIZE_GPU", "TRAIN.BATCH_SIZE_PER_GPU"]),
+        (["TRAIN.BATCH_SIZE_GPU", "3"], ["command line", "mean TRAIN.BATCH_SIZE_PER_GPU"]),
         (["DATASET.NUM_CLASSES", "11"], ["class count", "class names"]),
         (["TRAIN.LR", "fast"], ["TRAIN.LR", "'fast'", "float"]),
         (["TRAIN.END_EPOCH", "1.5"], ["TRAIN.END_EPOCH", "1.5", "int"]),

@@ -1,0 +1,188 @@
+"""Training as a user runs it: start, interrupt, resume, several processes, bad input."""
+
+import json
+import re
+import signal
+import time
+
+import pytest
+import torch
+
+RUN = "synthetic/rtlinearformer_slim_synthetic"
+
+
+def load(folder, name="last.pt"):
+    return torch.load(folder / RUN / name, weights_only=True)
+
+
+def metrics(folder):
+    lines = (folder / RUN / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def timeless(records):
+    clock = ("seconds", "eval_seconds", "images_per_second")
+    return [{k: v for k, v in r.items() if k not in clock} for r in records]
+
+
+def assert_same_run(one, two):
+    a, b = load(one), load(two)
+    assert a["model"].keys() == b["model"].keys()
+    for key, tensor in a["model"].items():
+        assert torch.equal(tensor, b["model"][key]), key
+    states = [c["optimizer"]["state"] for c in (a, b)]
+    for key, values in states[0].items():
+        for name, value in values.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[1][key][name]))
+    assert timeless(metrics(one)) == timeless(metrics(two))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, run, tiny):
+    """A run of two epochs that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("reference")
+    run("tools/train.py", *tiny, "OUTPUT_DIR", folder)
+    return folder
+
+
+def test_a_run_leaves_what_is_promised(reference):
+    folder = reference / RUN
+    names = {"config.yaml", "log.txt", "metrics.jsonl", "curve.png", "last.pt", "best.pt"}
+    assert names <= {p.name for p in folder.iterdir()}
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+    records = metrics(reference)
+    assert [r["epoch"] for r in records] == [1, 2]
+    assert records[0]["step"] == 3 and len(records[0]["iou"]) == 11
+    assert records[0]["loss"] == pytest.approx(records[0]["main"] + records[0]["aux"], rel=1e-5)
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    best, last = load(reference, "best.pt"), load(reference)
+    assert best["progress"]["best_miou"] == max(r["miou"] for r in records)
+    assert last["progress"]["best_miou"] == best["progress"]["best_miou"]
+    assert "optimizer" in last and "optimizer" not in best
+    assert len(best["class_names"]) == 11 and best["architecture"] == "rtlinearformer_slim"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_resumed_run_is_the_same_bit_for_bit(
+    number, tmp_path, start, run, tiny, reference
+):
+    process = start("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path)
+    board = tmp_path / RUN / "log.txt"
+    wait_for(lambda: board.exists() and "epochs of" in board.read_text(), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, out + err
+    assert "Traceback" not in err and "TRAIN.RESUME True" in out
+    saved = load(tmp_path)["progress"]
+    assert (saved["epoch"], saved["step_in_epoch"]) < (1, 0), "the signal came too late"
+    done = run("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.RESUME", "True")
+    assert f"resumed after epoch 0, step {saved['step_in_epoch']}" in done.stdout
+    assert_same_run(reference, tmp_path)
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path, start, run, tiny, reference):
+    process = start("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path)
+    wait_for((tmp_path / RUN / "last.pt").exists, process)
+    process.kill()
+    process.communicate()
+    assert load(tmp_path)["progress"]["epoch"] >= 1
+    run("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.RESUME", "True")
+    assert_same_run(reference, tmp_path)
+
+
+def test_a_new_run_keeps_the_earlier_one(tmp_path, run, tiny):
+    short = [*tiny, "OUTPUT_DIR", tmp_path, "TRAIN.END_EPOCH", 1]
+    run("tools/train.py", *short)
+    first = (tmp_path / RUN / "last.pt").read_bytes()
+    done = run("tools/train.py", *short, "TRAIN.RESUME", "True")
+    assert "resumed after epoch 1" in done.stdout and len(metrics(tmp_path)) == 1
+    run("tools/train.py", *short, "--seed", 5)
+    assert (tmp_path / f"{RUN}.1" / "last.pt").read_bytes() == first
+    assert "SEED: 5" in (tmp_path / RUN / "config.yaml").read_text()
+
+
+def test_two_processes_follow_the_curve_of_one_with_twice_the_batch(tmp_path, run, tiny):
+    # Small steps of plain SGD: Adam and large steps blow rounding errors up to whole steps.
+    sgd = ["TRAIN.OPTIMIZER", "sgd", "TRAIN.LR", 0.0005, "TRAIN.WARMUP_STEPS", 0]
+    plain = [*tiny, "MODEL.OPTIONS.drop_path", 0.0, *sgd]
+    run("tools/train.py", *plain, "OUTPUT_DIR", tmp_path / "one")
+    halves = [*plain, "TRAIN.BATCH_SIZE_PER_GPU", 2, "OUTPUT_DIR", tmp_path / "two"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "tools/train.py"]
+    run("-m", *torchrun, *halves)
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    for a, b in zip(one, two, strict=True):
+        for name in ("loss", "main", "aux"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), (name, a, b)
+        assert a["pixel_accuracy"] == pytest.approx(b["pixel_accuracy"], abs=0.01)
+    assert one[1]["loss"] != pytest.approx(one[0]["loss"], rel=1e-3)
+
+
+def test_accumulation_is_a_larger_batch_for_a_network_without_batch_statistics(tmp_path, run, tiny):
+    run("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.ACCUMULATE", 3)
+    assert [r["step"] for r in metrics(tmp_path)] == [1, 2]
+    assert "batch 12 = 1 x 4 x 3" in (tmp_path / RUN / "log.txt").read_text()
+
+
+def test_bf16_sgd_and_boundary_losses_train(tmp_path, run):
+    done = run(
+        *"tools/train.py --cfg configs/cityscapes/pidnet_s_cityscapes.yaml".split(),
+        *"DATASET.DATASET synthetic DATASET.SIZE (64,96) DATASET.TRAIN_SET 0:4".split(),
+        *"DATASET.TEST_SET 9:10 TRAIN.IMAGE_SIZE (96,64) TRAIN.BASE_SIZE 0 WORKERS 1".split(),
+        *"TRAIN.BATCH_SIZE_PER_GPU 2 TRAIN.END_EPOCH 1 TRAIN.PRECISION bf16".split(),
+        *"MODEL.OPTIONS.base_channels 8 MODEL.OPTIONS.context_channels 8".split(),
+        *("OUTPUT_DIR", tmp_path),
+    )
+    record = json.loads((tmp_path / "synthetic/pidnet_s_cityscapes/metrics.jsonl").read_text())
+    assert {"main", "aux", "boundary", "boundary_aware"} <= record.keys()
+    assert "bf16" in done.stdout
+
+
+BAD = {
+    "unknown key": (["TRAIN.LRR", "1"], ["TRAIN.LRR", "TRAIN.LR"]),
+    "class count": (["DATASET.NUM_CLASSES", "12"], ["class count", "class names"]),
+    "missing GPU": (["GPUS", "(7)"], ["GPUS (7,)", "no CUDA device 7"]),
+    "missing list": (
+        ["DATASET.DATASET", "camvid", "DATASET.TRAIN_SET", "list/camvid/gone.lst"],
+        ["list/camvid/gone.lst"],
+    ),
+    "crop larger than image": (["TRAIN.IMAGE_SIZE", "(960,640)"], ["640", "64x96"]),
+    "unknown network": (["MODEL.NAME", "rtformer_slimm"], ["rtformer_slimm", "rtformer_slim"]),
+    "unknown option": (["MODEL.OPTIONS.widht", "3"], ["widht", "base_channels"]),
+    "unknown dataset": (["DATASET.DATASET", "camvit"], ["camvit", "camvid"]),
+    "no weights": (["MODEL.PRETRAINED", "gone.pt"], ["MODEL.PRETRAINED gone.pt"]),
+    "batch too large": (["TRAIN.BATCH_SIZE_PER_GPU", "99"], ["12 training images", "99"]),
+    "scene range": (["DATASET.TRAIN_SET", "ten"], ["DATASET.TRAIN_SET", "'ten'", "first:last"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_within_seconds(name, tmp_path, run, tiny):
+    overrides, words = BAD[name]
+    began = time.perf_counter()
+    done = run("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, *overrides, status=2)
+    assert time.perf_counter() - began < 10
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path, run, tiny, reference):
+    whole = (reference / RUN / "last.pt").read_bytes()
+    folder = tmp_path / RUN
+    folder.mkdir(parents=True)
+    for content in (whole[: len(whole) // 2], b""):
+        (folder / "last.pt").write_bytes(content)
+        done = run(
+            "tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.RESUME", "True", status=2
+        )
+        assert re.fullmatch(r"error: .*last\.pt .*damaged.*\n", done.stderr)
+        assert (folder / "last.pt").read_bytes() == content
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
