@@ -1,7 +1,7 @@
 """The only door through which weights enter a model: completely, or not at all."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -50,6 +50,8 @@ def _report(converted: Conversion, ignored: dict[str, str]) -> str:
     return f"{', '.join(parts)} [{converted.dialect} names]"
 
 
-def _reasons(reasons) -> str:
+def _reasons(reasons: Iterable[str]) -> str:
     counts = Counter(reasons)
-    return f" ({'; '.join(f'{n} {reason}' for reason, n in counts.items())})" if counts else ""
+    if len(counts) < 2:
+        return "".join(f" ({reason})" for reason in counts)
+    return f" ({'; '.join(f'{n} {reason}' for reason, n in counts.items())})"

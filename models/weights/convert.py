@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from models.layers.reparam import fuse
 from models.registry import build_model, list_models
 from models.weights.pidnet import PIDNET
 from models.weights.rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER, RTFORMER_BLOCK
@@ -73,11 +74,12 @@ def convert_state_dict(
             that is neither filled nor reset, or a reset prefix that names nothing.
     """
     own = model.state_dict()
+    reset = (reset,) if isinstance(reset, str) else tuple(reset)
     is_reset = _reset_test(own, reset)
     renaming = rename_for(model, state)
     problem = _find_problem(own, state, renaming, is_reset)
     if problem:
-        raise ValueError(f"{source} {_explain(model, own, state, renaming, is_reset, problem)}")
+        raise ValueError(f"{source} {_explain(model, own, state, renaming, problem, reset)}")
     dropped, tensors = dict(renaming.dropped), {}
     for target, key in renaming.sources.items():
         if is_reset(target):
@@ -98,8 +100,6 @@ def convert_state_dict(
 
 
 def _reset_test(own: Mapping[str, Tensor], reset: Sequence[str]):
-    if isinstance(reset, str):
-        reset = (reset,)
     prefixes = tuple(f"{name.rstrip('.')}." for name in reset)
     for name, prefix in zip(reset, prefixes, strict=True):
         if not any(key.startswith(prefix) for key in own):
@@ -139,39 +139,40 @@ def _fits(own: Tensor, given: Tensor) -> bool:
     return own.shape == given.shape and own.is_floating_point() == given.is_floating_point()
 
 
-def _explain(model, own, state, renaming: Renaming, is_reset, problem: _Problem) -> str:
+def _explain(model, own, state, renaming: Renaming, problem: _Problem, reset) -> str:
     """What is wrong, without the name of the source."""
     name = getattr(model, "architecture", "") or type(model).__name__
     classes = _class_mismatch(own, state, renaming, problem)
     if classes and not problem.unknown and not problem.absent:
         theirs, ours, heads = classes
+        heads = tuple(dict.fromkeys((*reset, *heads)))
         return (
             f"has {theirs} classes, {name} here has {ours}. To fine-tune, set MODEL.RESET "
-            f'"({", ".join(map(repr, heads))}{"," if len(heads) == 1 else ""})"'
+            f'"{heads!r}"'
         )
-    other = "" if _only_heads_absent(model, problem) else recognise(state)
-    if other and other != name:
-        return f"holds {other}, the model is {name}"
-    known = len(renaming.sources)
-    if not known:
+    if not _only_heads_absent(model, problem):
+        other = recognise(state, besides=type(model).__name__)
+        if other and other != name:
+            return f"holds {other}, the model is {name}"
+    if not renaming.sources:
         return (
             f"holds none of the tensors of {name} (first of {len(state)}: {next(iter(state))}); "
-            f"accepted are {_accepted(model)}"
+            f"accepted are {_accepted(model)} names"
         )
-    found = f"({renaming.dialect.name} names, {known} of {len(state)} keys known)"
+    known = f"({len(renaming.sources)} of {len(state)} keys known as {renaming.dialect.name} names)"
     if problem.unknown:
-        return f"{found} has {_list(problem.unknown)}, which {name} does not know"
+        return f"{known} has {_list(problem.unknown)}, which {name} does not know"
     if problem.misfits:
         target = problem.misfits[0]
         key = renaming.sources[target]
         return (
-            f"{found} does not fit {name}: {key} is {_shape(state[key])}, {target} needs "
+            f"{known} does not fit {name}: {key} is {_shape(state[key])}, {target} needs "
             f"{_shape(own[target])}{_more(problem.misfits)}"
         )
-    parts = tuple(dict.fromkeys(key.partition(".")[0] for key in problem.absent))
+    parts = tuple(dict.fromkeys((*reset, *(key.partition(".")[0] for key in problem.absent))))
     return (
-        f"{found} lacks {_list(problem.absent)} of {name}; only with MODEL.RESET {parts!r} would "
-        "these start afresh"
+        f"{known} lacks {_list(problem.absent)} of {name}; only with MODEL.RESET "
+        f'"{parts!r}" would these start afresh'
     )
 
 
@@ -202,25 +203,36 @@ def _only_heads_absent(model, problem: _Problem) -> bool:
     )
 
 
-def recognise(state: Mapping[str, Tensor]) -> str:
-    """The registered architecture whose tensors these are, "" if none. Tries them all."""
+def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
+    """Which network these tensors are, in words, as far as it can be told; "" otherwise.
+
+    Tries every registered architecture, then those in other sizes except the class `besides`.
+    """
+    families: dict[str, str] = {}
     for name in list_models():
         with torch.device("meta"):
             probe = build_model(name, 2)
         renaming = rename_for(probe, state)
+        if not renaming.unknown and type(probe).__name__ != besides:
+            families[type(probe).__name__] = renaming.dialect.name
+        if renaming.unknown and set(state) <= set(fuse(probe).state_dict()):
+            return f"fused {type(probe).__name__} weights (load those from before fusing)"
         key = renaming.sources.get("head.classify.weight")
-        if key is None or state[key].shape[0] < 2:
+        if key is None or state[key].ndim == 0 or len(state[key]) < 2:
             continue
         with torch.device("meta"):
-            probe = build_model(name, state[key].shape[0])
+            probe = build_model(name, len(state[key]))
         problem = _find_problem(probe.state_dict(), state, renaming, lambda key: False)
         if not problem or _only_heads_absent(probe, problem):
-            return f"{name} ({renaming.dialect.name} names)"
+            return name
+    if len(families) == 1:
+        (family, dialect), *_ = families.items()
+        return f"{family} weights of other sizes ({dialect} names)"
     return ""
 
 
 def _accepted(model: nn.Module) -> str:
-    return ", ".join(["this project", *(d.name for d in DIALECTS.get(type(model).__name__, ()))])
+    return ", ".join(["this project's", *(d.name for d in DIALECTS.get(type(model).__name__, ()))])
 
 
 def _list(keys: Sequence[str]) -> str:
@@ -232,4 +244,5 @@ def _more(keys: Sequence[str], shown: int = 1) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) + ("" if tensor.is_floating_point() else " (integer)")
+    size = "x".join(map(str, tensor.shape)) or "a scalar"
+    return size if tensor.is_floating_point() else f"{size} of integers"

@@ -82,7 +82,7 @@ class OwnNames:
     """The dialect of a model's own keys, which stay as they are."""
 
     keys: frozenset[str]
-    name: str = "this project"
+    name: str = "this project's"
 
     def rename(self, key: str) -> str | None:
         return key if key in self.keys else None
