@@ -1,0 +1,40 @@
+"""The shape of the house: who may import whom, and how long a file may grow."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WORLDS = ("configs", "datasets", "models", "utils")
+SPEED = ROOT / "models" / "speed"  # entry points, which wire models and utils
+FILES = sorted(
+    p for world in WORLDS for p in (ROOT / world).rglob("*.py") if not p.is_relative_to(SPEED)
+)
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_worlds_do_not_import_one_another(path):
+    world = path.relative_to(ROOT).parts[0]
+    others = {*WORLDS, "tools"} - {world}
+    assert not {name.split(".")[0] for name in imported(path)} & others
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tools").glob("*.py"))], ids=str)
+def test_nothing_needs_torchvision(path):
+    assert not any(name.split(".")[0] == "torchvision" for name in imported(path))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("[a-z]*.py")), ids=lambda p: p.stem)
+def test_entry_points_put_the_repository_first_on_the_path(path):
+    source = path.read_text()
+    if "__main__" in source:
+        assert "_init_paths" in set(imported(path))

@@ -1,0 +1,126 @@
+"""Checkpoints are whole or absent, hold data only, and say what they were trained on."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.checkpoint import (
+    check_classes,
+    keep_earlier_run,
+    random_state,
+    read_checkpoint,
+    read_resumable,
+    restore_optimizer,
+    restore_random_state,
+    save_checkpoint,
+)
+from utils.distributed import World
+
+CPU = World(0, 1, torch.device("cpu"))
+CONTENT = {
+    "architecture": "pidnet_s",
+    "dataset": "camvid",
+    "class_names": ["road", "sky"],
+    "model": {"w": torch.arange(4.0)},
+    "optimizer": {},
+}
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    assert torch.equal(read_checkpoint(path)["model"]["w"], torch.arange(4.0))
+    assert read_resumable(path, "pidnet_s", ["road", "sky"])["dataset"] == "camvid"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills a process with SIGKILL")
+def test_a_kill_while_saving_leaves_the_earlier_checkpoint(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+    code = (
+        "import os, sys, signal, torch; sys.path.insert(0, os.getcwd())\n"
+        "import utils.records as records\n"
+        "from utils.checkpoint import save_checkpoint\n"
+        "records.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"save_checkpoint({str(path)!r}, {{'model': torch.zeros(100000)}})\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path / "last.pt", CONTENT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_and_damaged_files_are_not_ours(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"state_dict": {}}, path)
+    assert read_checkpoint(path) is None
+    save_checkpoint(path, CONTENT)
+    for content in (b"", path.read_bytes()[:300], b"\x80\x02}q\x00."):
+        path.write_bytes(content)
+        assert read_checkpoint(path) is None
+        with pytest.raises(ValueError, match=r"x\.pt cannot be resumed from.*damaged"):
+            read_resumable(path, "pidnet_s", ["road", "sky"])
+
+
+def test_what_does_not_belong_to_the_run_is_refused(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    with pytest.raises(ValueError, match="is a run of pidnet_s, not of pidnet_m"):
+        read_resumable(path, "pidnet_m", ["road", "sky"])
+    with pytest.raises(ValueError, match=r"camvid \(2 classes\), not on the 3 classes"):
+        read_resumable(path, "pidnet_s", ["a", "b", "c"])
+    save_checkpoint(path, {k: v for k, v in CONTENT.items() if k != "optimizer"})
+    with pytest.raises(ValueError, match=r"weights only.*last\.pt"):
+        read_resumable(path, "pidnet_s", ["road", "sky"])
+
+
+def test_classes_must_be_the_same():
+    check_classes(CONTENT, "best.pt", "camvid", ("road", "sky"))
+    with pytest.raises(ValueError, match=r"best\.pt was trained on camvid \(2 classes\).*RESET"):
+        check_classes(CONTENT, "best.pt", "cityscapes", ("sky", "road"))
+
+
+def test_random_state_comes_back_only_to_as_many_processes():
+    states = random_state(CPU)
+    first = torch.rand(3)
+    assert restore_random_state(states, CPU)
+    assert torch.equal(torch.rand(3), first)
+    assert not restore_random_state(states, World(0, 2, CPU.device))
+
+
+def test_the_optimiser_remembers_but_obeys_new_settings():
+    weight = torch.nn.Parameter(torch.ones(2))
+    old = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.1)
+    weight.grad = torch.ones(2)
+    old.step()
+    new = torch.optim.AdamW([weight], lr=0.2, weight_decay=0.3)
+    restore_optimizer(new, old.state_dict())
+    assert new.param_groups[0]["weight_decay"] == 0.3
+    assert torch.equal(new.state[weight]["exp_avg"], old.state[weight]["exp_avg"])
+
+
+def test_an_earlier_run_is_moved_aside(tmp_path):
+    folder = tmp_path / "run"
+    assert keep_earlier_run(folder) is None
+    for _ in range(2):
+        folder.mkdir()
+        (folder / "best.pt").touch()
+        assert not folder.exists() or keep_earlier_run(folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.1", "run.2"]
