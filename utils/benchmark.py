@@ -65,7 +65,8 @@ def alternate(
         functions: by name; each runs on `device` and leaves its result there.
         rounds: blocks per function.
         warmup_seconds: per function.
-        min_seconds, min_iterations: measured per function, over all rounds together.
+        min_seconds, min_iterations: measured per function, over all rounds together; the seconds
+            become a number of calls by the median time of a warm-up call.
         images: images that one call handles, for `fps`.
 
     Returns:
@@ -151,16 +152,15 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _warm_up(fn: Function, device: torch.device, seconds: float) -> float:
-    """Run `fn` for `seconds` after its first call; returns the time of its fastest call."""
+    """Run `fn` for `seconds` after its first call; returns the median time of a call."""
     fn()
     _synchronize(device)
-    start, fastest = time.perf_counter(), float("inf")
-    while fastest == float("inf") or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
+    ticks = [time.perf_counter()]
+    while len(ticks) == 1 or ticks[-1] - ticks[0] < seconds:
         fn()
         _synchronize(device)
-        fastest = min(fastest, time.perf_counter() - before)
-    return max(fastest, 1e-7)
+        ticks.append(time.perf_counter())
+    return max(float(np.median(np.diff(ticks))), 1e-7)
 
 
 def _block(fn: Function, device: torch.device, iterations: int) -> np.ndarray:

@@ -240,6 +240,15 @@ def test_half_precision_logits_give_a_float32_loss(dtype):
     assert all(g.isfinite().all() for g in _gradients(loss, outputs))
 
 
+@pytest.mark.parametrize("loss", [CrossEntropy(), OhemCrossEntropy(0.9, 20)])
+def test_single_losses_compute_in_float32(loss):
+    logits = (10 * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))).half()
+    label = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    assert loss(logits, label).item() == loss(logits.float(), label).item()
+    edge = boundary_loss(logits[:, :1], label)
+    assert edge.dtype == loss(logits, label).dtype == torch.float32
+
+
 def test_large_half_precision_logits_stay_finite():
     outputs, label, boundary = _batch(dtype=torch.float16)
     huge = Outputs(*(x.detach() * 2e4 for x in (outputs.logits,)), (outputs.aux[0],), outputs[2])
