@@ -2,21 +2,20 @@
 
 Paper: Gu, Fu, Song, Wang, Chen. "RTLinearFormer: Semantic segmentation with lightweight linear
 attentions". Neurocomputing, 2025, 129489. No code, configuration or weights have been published:
-this is a re-implementation from the published description, and what the description leaves open
-is a constructor argument here.
+this is a re-implementation from the published description; what that leaves open is an argument.
 
 Skeleton of RTFormer (arXiv 2210.07124) at width c: a stem and three stages of BasicBlocks (c, 2c,
-4c), then a high-resolution branch (1/8, 2c) beside a low-resolution branch (1/16 to 1/32, 8c).
-Stages 4 and 5 are blocks of two attentions whose cost is linear in the number of tokens:
-
-- low resolution: multi-scale tokens as in EfficientViT (arXiv 2205.14756), focused as in FLatten
-  Transformer (ICCV 2023), attention between channels as in XCiT (arXiv 2106.09681);
-- high resolution: ReLU linear attention to the tokens of the low-resolution branch.
+4c), then a high-resolution branch (1/8, 2c) beside a low-resolution one (1/16 to 1/32, 8c), where
+stages 4 and 5 are blocks of two attentions whose cost is linear in the number of tokens. Low:
+multi-scale tokens as in EfficientViT (arXiv 2205.14756), focused as in FLatten Transformer (arXiv
+2308.00442), attention between channels as in XCiT (arXiv 2106.09681). High: ReLU linear attention
+to the low-resolution tokens.
 """
 
 import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,42 +27,46 @@ from models.layers.conv import ConvBN, NormConv
 from models.layers.drop_path import DropPath
 from models.layers.head import SegHead
 from models.layers.init import kaiming_init
-from models.layers.residual import BasicBlock, basic_stage
+from models.layers.residual import basic_stage
 from models.layers.resize import resize_like
 from models.layers.stem import Stem
 from models.registry import register
 
-EPS = 1e-6
+EPS = 1e-4  # 1 / EPS still fits float16
 
 
-def focus(x: Tensor, power: float) -> Tensor:
-    """Channel feature focusing of non-negative `x`: ..., head_dim, tokens.
+def focus(x: Tensor, power: float, scale: float = 1.0) -> Tensor:
+    """Channel feature focusing of non-negative `x`: ..., head_dim, tokens; times `scale`.
 
     x**power, rescaled so that the norm over the channels of every token is kept: the direction
-    moves towards its strongest channels. The power is taken of unit vectors, because the cube of
-    a plain activation above 40 is beyond the range of float16.
+    moves towards its strongest channels. Tokens are divided by their strongest channel first,
+    which cancels in the rescaling: all powers and sums then fit float16, where the cube of a
+    plain activation above 40 would not.
     """
-    norm = torch.linalg.vector_norm(x, dim=-2, keepdim=True, dtype=torch.float32)
-    unit = x / norm.clamp_min(EPS).to(x.dtype)
-    sharp = unit * unit * unit if power == 3 else unit.pow(power)
-    length = torch.linalg.vector_norm(sharp, dim=-2, keepdim=True, dtype=torch.float32)
-    return sharp * (norm / length.clamp_min(EPS)).to(x.dtype)
+    peak = x.detach().amax(-2, keepdim=True).clamp_min(EPS)
+    unit = x / peak
+    square = unit * unit
+    sharp = square * unit if power == 3 else unit.pow(power)
+    # Both sums are at least 1 where any channel is active; a dead token stays zero.
+    length = square.sum(-2, keepdim=True).clamp_min(EPS)
+    sharp_length = (sharp * sharp).sum(-2, keepdim=True).clamp_min(EPS)
+    return sharp * (peak * (length / sharp_length).sqrt() * scale)
 
 
-def without_autocast(device: str) -> AbstractContextManager:
-    """Full precision inside; no trace of it in a graph exported without autocast."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
-
-
-def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
+def apply_matrix(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Per-image 1x1 convolution: N, out, in applied to N, in, h, w, in the memory layout of x."""
-    matrix, tokens = matrix.to(x.dtype), x.flatten(2)
-    if x.is_contiguous(memory_format=torch.channels_last):
-        y = (tokens.transpose(1, 2) @ matrix.transpose(1, 2)).transpose(1, 2)
+    matrix = matrix.to(x.dtype)
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        y = matrix @ x.flatten(2)
+        if bias is not None:
+            y += bias[:, None]
+    elif x.shape[0] == 1:
+        return F.conv2d(x, matrix[0, :, :, None, None], bias)
     else:
-        y = matrix @ tokens
+        y = x.flatten(2).transpose(1, 2) @ matrix.transpose(1, 2)  # N, h*w, out
+        if bias is not None:
+            y += bias
+        y = y.transpose(1, 2)
     return y.unflatten(2, x.shape[2:])
 
 
@@ -80,10 +83,7 @@ class MixConv(ConvBN):
         """x: N, heads * dim, h, w; mix: N, heads, dim, dim, rows are the outputs."""
         weight = self.conv.weight[:, :, 0, 0].unflatten(1, mix.shape[1:3])
         matrix = torch.einsum("ohi,nhij->nohj", weight.to(mix.dtype), mix).flatten(2)
-        y = apply_matrix(matrix, x)
-        if self.conv.bias is not None:
-            y = y + self.conv.bias[:, None, None].to(y.dtype)
-        return self.norm(y)
+        return self.norm(apply_matrix(matrix, x, self.conv.bias))
 
     def fuse(self) -> "MixConv":
         """The same without its norm."""
@@ -95,9 +95,8 @@ class MixConv(ConvBN):
 class ChannelAttention(nn.Module):
     """Channel-wise multi-scale attention with channel feature focusing (low resolution).
 
-    A head compares its `head_dim` channels with one another over all tokens (cross-covariance),
-    so time and memory are linear in the number of tokens. Every scale beside the plain tokens
-    brings `channels` further ones, taken as more heads.
+    A head compares its `head_dim` channels with one another over all tokens (cross-covariance).
+    Every scale beside the plain tokens brings `channels` further ones, taken as more heads.
     """
 
     def __init__(
@@ -112,15 +111,13 @@ class ChannelAttention(nn.Module):
         power: float = 3,
     ) -> None:
         super().__init__()
-        heads = channels // head_dim
+        heads, width = channels // head_dim, 3 * channels
         self.head_dim, self.power = head_dim, power
-        self.qkv = NormConv(in_channels, 3 * channels, stride)
+        self.qkv = NormConv(in_channels, width, stride)
         self.scales = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(
-                    3 * channels, 3 * channels, s, padding=s // 2, groups=3 * channels, bias=False
-                ),
-                nn.Conv2d(3 * channels, 3 * channels, 1, groups=3 * heads, bias=False),
+                nn.Conv2d(width, width, s, padding=s // 2, groups=width, bias=False),
+                nn.Conv2d(width, width, 1, groups=3 * heads, bias=False),
             )
             for s in scales
         )
@@ -130,26 +127,23 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         plain = self.qkv(x)
         parts = [u.chunk(3, 1) for u in (plain, *(scale(plain) for scale in self.scales))]
-        q, k, v = (torch.cat(group, 1) for group in zip(*parts, strict=True))
-        return self.project(v, self.attention(q, k))
+        q, k, v = zip(*parts, strict=True)
+        # Queries and keys as N, channels, tokens: the reductions then read along memory.
+        qk = torch.cat([u.flatten(2) for u in (*q, *k)], 1)
+        return self.project(torch.cat(v, 1), self.attention(qk))
 
-    def attention(self, q: Tensor, k: Tensor) -> Tensor:
+    def attention(self, qk: Tensor) -> Tensor:
         """softmax(temperature * cosine(q_i, k_j)) over j: N, heads, head_dim, head_dim.
 
-        The L2 normalisation along the tokens is applied to the small matrix. Tokens are scaled by
-        1 / sqrt(tokens) so that no sum over them leaves the range of float16.
+        qk: N, 2 * channels, tokens; overwritten. The L2 normalisation along the tokens acts on the
+        small matrix; with tokens over sqrt(their number) no sum leaves the range of float16.
         """
-        q, k = (
-            focus(F.relu(u).flatten(2).unflatten(1, (-1, self.head_dim)), self.power)
-            for u in (q, k)
-        )
-        scale = q.shape[-1] ** -0.5
-        q, k = q * scale, k * scale
-        product = (q @ k.transpose(-1, -2)).float()
-        q_norm, k_norm = (
-            torch.linalg.vector_norm(u, dim=-1, dtype=torch.float32).clamp_min(EPS) for u in (q, k)
-        )
-        cosine = product / (q_norm[..., :, None] * k_norm[..., None, :])
+        qk = F.relu(qk, inplace=True).unflatten(1, (2, -1, self.head_dim))
+        qk = focus(qk, self.power, qk.shape[-1] ** -0.5)
+        norm = torch.linalg.vector_norm(qk, dim=-1, dtype=torch.float32).clamp_min(EPS)
+        q, k = qk.unbind(1)  # N, heads, head_dim, tokens
+        q_norm, k_norm = norm.unbind(1)
+        cosine = (q @ k.transpose(-1, -2)) / (q_norm[..., :, None] * k_norm[..., None, :])
         return torch.softmax(self.temperature * cosine, -1)
 
 
@@ -157,16 +151,19 @@ class CrossAttention(nn.Module):
     """Cross-resolution ReLU linear attention: high-resolution queries, low-resolution keys.
 
     out_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j)), phi = ReLU.
+    `kv_pool_size` pools the low-resolution grid to that side first; 0 keeps it.
     """
 
     def __init__(
         self, high_channels: int, low_channels: int, *, head_dim: int = 16, kv_pool_size: int = 0
     ) -> None:
         super().__init__()
-        self.head_dim, self.kv_pool_size = head_dim, kv_pool_size
+        self.heads, self.kv_pool_size = high_channels // head_dim, kv_pool_size
         self.query = NormConv(high_channels, high_channels)
         self.key_value = NormConv(low_channels, 2 * high_channels)
         self.project = MixConv(high_channels, high_channels)
+        spread = torch.eye(self.heads).repeat_interleave(head_dim, 0)  # channels, heads: 0 or 1
+        self.register_buffer("spread", spread, persistent=False)
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         if self.kv_pool_size:
@@ -174,58 +171,47 @@ class CrossAttention(nn.Module):
             low = F.adaptive_avg_pool2d(low, self.kv_pool_size)
         q = F.relu(self.query(high), inplace=True)
         state, total = self.summary(self.key_value(low))
-        heads = total.shape[1]
-        eye = torch.eye(heads, dtype=total.dtype, device=total.device)
-        sums = apply_matrix((eye[:, :, None] * total[:, None]).flatten(2), q)  # N, heads, h, w
+        sums = apply_matrix(self.spread.t() * total.flatten(1)[:, None], q)  # N, heads, h, w
         inverse = (1.0 / (sums.float() + EPS)).to(q.dtype)
-        q = (q.unflatten(1, (heads, self.head_dim)) * inverse[:, :, None]).flatten(1, 2)
-        return self.project(q, state)
+        # Spreading over the channels of a head by a matrix beats broadcasting in half precision.
+        inverse = apply_matrix(self.spread.expand(len(q), -1, -1), inverse)
+        return self.project(inverse.mul_(q), state)
 
     def summary(self, kv: Tensor) -> tuple[Tensor, Tensor]:
-        """sum_j v_j phi(k_j)^T and sum_j phi(k_j) in float32, both over the mean of the latter.
+        """sum_j v_j phi(k_j)^T (N, heads, dim, dim) and sum_j phi(k_j) (N, heads, dim) in float32.
 
-        Returns: N, heads, head_dim, head_dim and N, heads, head_dim.
+        Both over the mean of the latter: the quotient is the same, and float16 holds them.
         """
-        with without_autocast(kv.device.type):
-            k, v = kv.float().flatten(2).unflatten(1, (2, -1, self.head_dim)).unbind(1)
+        device = kv.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
+            k, v = kv.float().flatten(2).unflatten(1, (2, self.heads, -1)).unbind(1)
             k = F.relu(k)
             total = k.mean(-1)
             state = v @ k.transpose(-1, -2) / k.shape[-1]
-            scale = 1.0 / total.mean(-1).clamp_min(EPS)
-        return state * scale[..., None, None], total * scale[..., None]
+            scale = 1.0 / total.mean(-1, keepdim=True).clamp_min(EPS)
+        return state * scale[..., None], total * scale
 
 
-class ConvFeedForward(nn.Sequential):
-    """Two 3x3 convolutions; `expansion` is the inner width over the outer."""
-
-    def __init__(self, channels: int, expansion: float) -> None:
-        inner = round(channels * expansion)
-        super().__init__(
-            ConvBN(channels, inner, 3), nn.ReLU(inplace=True), ConvBN(inner, channels, 3)
-        )
-
-
-class InvertedBottleneck(nn.Sequential):
-    """1x1 to `expansion` times the width, depthwise 3x3, 1x1 back."""
-
-    def __init__(self, channels: int, expansion: float) -> None:
-        inner = round(channels * expansion)
-        super().__init__(
-            ConvBN(channels, inner, 1),
-            nn.ReLU(inplace=True),
-            ConvBN(inner, inner, 3, groups=inner),
-            nn.ReLU(inplace=True),
-            ConvBN(inner, channels, 1),
-        )
-
-
-FEED_FORWARDS = {"conv": ConvFeedForward, "inverted": InvertedBottleneck}
+def make_feed_forward(kind: str, expansion: float, channels: int) -> nn.Sequential:
+    """1x1, depthwise 3x3, 1x1 ("inverted") or two 3x3 ("conv"); `expansion` is inner to outer."""
+    inner = round(channels * expansion)
+    if kind == "inverted":
+        depthwise = ConvBN(inner, inner, 3, groups=inner)
+        convs = (ConvBN(channels, inner, 1), depthwise, ConvBN(inner, channels, 1))
+    elif kind == "conv":
+        convs = (ConvBN(channels, inner, 3), ConvBN(inner, channels, 3))
+    else:
+        raise ValueError(f'feed_forward is {kind!r}; it must be "inverted" or "conv"')
+    layers = [layer for conv in convs for layer in (conv, nn.ReLU(inplace=True))]
+    return nn.Sequential(*layers[:-1])
 
 
 class LinearFormerBlock(nn.Module):
-    """One stage of both branches: N, high, H, W and N, low_in, h, w to the same with `low_out`.
+    """One stage of both branches.
 
-    The low branch halves its resolution where its width changes.
+    high: N, high, h, w. low: N, low_out, ceil(h / 4), ceil(w / 4); where `low_in` differs from
+    `low_out` the low input is twice as fine. Both outputs end with a ReLU.
     """
 
     def __init__(
@@ -234,58 +220,59 @@ class LinearFormerBlock(nn.Module):
         low_in: int,
         low_out: int,
         *,
-        attention: dict,
-        cross: dict,
-        feed_forward: type[nn.Module],
-        expansion: float,
-        drop_path: float,
+        attention: Callable[..., nn.Module],
+        cross: Callable[..., nn.Module],
+        feed_forward: Callable[[int], nn.Module],
         low_to_high: bool,
         high_to_low: bool,
+        drop_path: float,
     ) -> None:
         super().__init__()
         stride = 1 if low_in == low_out else 2
         self.low_shortcut = NormConv(low_in, low_out, 2) if stride == 2 else nn.Identity()
-        self.low_attention = ChannelAttention(low_in, low_out, stride=stride, **attention)
-        self.low_feed_forward = feed_forward(low_out, expansion)
+        self.low_attention = attention(low_in, low_out, stride=stride)
+        self.low_feed_forward = feed_forward(low_out)
         self.low_to_high = ConvBN(low_out, high, 1) if low_to_high else None
-        self.high_attention = CrossAttention(high, low_out, **cross)
-        self.high_feed_forward = feed_forward(high, expansion)
-        self.high_to_low = None
-        if high_to_low:
-            self.high_to_low = nn.Sequential(
-                ConvBN(high, 2 * high, 3, 2),
-                nn.ReLU(inplace=True),
-                ConvBN(2 * high, low_out, 3, 2),
-            )
+        self.high_attention = cross(high, low_out)
+        self.high_feed_forward = feed_forward(high)
+        inject = (ConvBN(high, 2 * high, 3, 2), nn.ReLU(True), ConvBN(2 * high, low_out, 3, 2))
+        self.high_to_low = nn.Sequential(*inject) if high_to_low else None
         self.drop = DropPath(drop_path)
 
     def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-        low = self.low_shortcut(low) + self.drop(self.low_attention(low))
-        low = low + self.drop(self.low_feed_forward(low))
+        low = self.residual(self.low_shortcut(low), self.low_attention(low))
+        low = self.residual(low, self.low_feed_forward(low))
         if self.low_to_high is not None:
-            high = high + resize_like(self.low_to_high(low), high)
-        high = high + self.drop(self.high_attention(high, low))
-        high = high + self.drop(self.high_feed_forward(high))
+            context = resize_like(self.low_to_high(low), high)
+            context += high
+            high = context
+        high = self.residual(high, self.high_attention(high, low))
+        high = F.relu(self.residual(high, self.high_feed_forward(high)), inplace=True)
         if self.high_to_low is not None:
             low = low + self.high_to_low(high)
-        return high, low
+        return high, F.relu(low)
+
+    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + branch, in the memory of the branch."""
+        y = self.drop(branch)
+        y += x
+        return y
 
 
 class RTLinearFormer(SegModel):
-    """RTLinearFormer; any input size.
+    """The dual-resolution network; any input size.
 
     Args:
         num_classes: classes of both heads.
-        base_channels: width c of the stem.
+        base_channels: width c.
         feed_forward: "inverted" (1x1, depthwise 3x3, 1x1) or "conv" (two 3x3).
         expansion: inner width of the feed-forward over its outer width.
-        attention_channels: channels D of query, key and value per scale (low resolution).
-        attention_head_dim: channels of a head of the channel-wise attention.
+        attention_channels: channels D of query, key and value at each scale (low resolution).
+        attention_head_dim, cross_head_dim: channels of a head of either attention.
         scales: odd kernel sizes of the token scales beside the plain tokens.
         focus_power: exponent p of the channel feature focusing.
-        cross_head_dim: channels of a head of the cross-resolution attention.
         kv_pool_size: side of the pooled key/value grid; 0 keeps the low-resolution grid.
-        head_channels, aux_channels, context_channels: inner widths of both heads and of DAPPM.
+        head_channels, context_channels: inner widths of both heads and of DAPPM.
         low_to_high, high_to_low: for stages 4 and 5, whether the branches are also added.
         drop_path: rate of all residual branches of stages 4 and 5.
     """
@@ -307,7 +294,6 @@ class RTLinearFormer(SegModel):
         cross_head_dim: int = 16,
         kv_pool_size: int = 0,
         head_channels: int = 128,
-        aux_channels: int = 128,
         context_channels: int = 128,
         low_to_high: tuple[bool, bool] = (True, True),
         high_to_low: tuple[bool, bool] = (True, False),
@@ -315,37 +301,39 @@ class RTLinearFormer(SegModel):
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
+        for width, dim in ((attention_channels, attention_head_dim), (2 * c, cross_head_dim)):
+            if width % dim:
+                raise ValueError(f"{width} attention channels do not divide into heads of {dim}")
         self.stem = Stem(c, bias=False)
         self.stage1 = basic_stage(c, c, 2)
         self.stage2 = basic_stage(c, 2 * c, 2, 2)
         self.stage3 = basic_stage(2 * c, 4 * c, 2, 2)
         self.low_to_high3 = ConvBN(4 * c, 2 * c, 1)
-        self.detail3 = BasicBlock(2 * c, 2 * c)
+        self.detail3 = basic_stage(2 * c, 2 * c, 1)
         common = {
-            "attention": {
-                "channels": attention_channels,
-                "head_dim": attention_head_dim,
-                "scales": scales,
-                "power": focus_power,
-            },
-            "cross": {"head_dim": cross_head_dim, "kv_pool_size": kv_pool_size},
-            "feed_forward": FEED_FORWARDS[feed_forward],
-            "expansion": expansion,
+            "attention": partial(
+                ChannelAttention,
+                channels=attention_channels,
+                head_dim=attention_head_dim,
+                scales=scales,
+                power=focus_power,
+            ),
+            "cross": partial(CrossAttention, head_dim=cross_head_dim, kv_pool_size=kv_pool_size),
+            "feed_forward": partial(make_feed_forward, feed_forward, expansion),
             "drop_path": drop_path,
         }
         self.block4, self.block5 = (
-            LinearFormerBlock(
-                2 * c, low, 8 * c, low_to_high=low_to_high[i], high_to_low=high_to_low[i], **common
-            )
-            for i, low in enumerate((4 * c, 8 * c))
+            LinearFormerBlock(2 * c, low, 8 * c, low_to_high=up, high_to_low=down, **common)
+            for low, up, down in zip((4 * c, 8 * c), low_to_high, high_to_low, strict=True)
         )
         self.context = DAPPM(8 * c, context_channels, 2 * c)
+        # Differs from RTFormer: no norm and ReLU in front, they could not be folded.
         self.head = nn.Sequential(
             ConvBN(4 * c, head_channels, 3),
             nn.ReLU(inplace=True),
             nn.Conv2d(head_channels, num_classes, 1),
         )
-        self.aux_head = SegHead(2 * c, aux_channels, num_classes)
+        self.aux_head = SegHead(2 * c, head_channels, num_classes)
         kaiming_init(self, "fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -360,21 +348,15 @@ class RTLinearFormer(SegModel):
         x = F.relu(self.stage1(self.stem(x)), inplace=True)  # 1/4
         x8 = self.stage2(x)
         low = F.relu(self.stage3(F.relu(x8)), inplace=True)  # 1/16
-        high3 = self.detail3(F.relu(x8 + resize_like(self.low_to_high3(low), x8)))
+        high3 = self.detail3(F.relu(x8 + resize_like(self.low_to_high3(low), x8), inplace=True))
         high, low = self.block4(high3, low)
-        high, low = self.block5(F.relu(high), F.relu(low))
+        high, low = self.block5(high, low)
         context = resize_like(self.context(low), high)
         return self.head(torch.cat((high, context), 1)), high3
 
 
 VARIANTS = {
-    "rtlinearformer_base": {"base_channels": 64},
-    "rtlinearformer_slim": {
-        "base_channels": 32,
-        "attention_channels": 64,
-        "head_channels": 64,
-        "aux_channels": 64,
-    },
+    "rtlinearformer_base": {},
+    "rtlinearformer_slim": {"base_channels": 32, "attention_channels": 64, "head_channels": 64},
 }
-
 register(RTLinearFormer, VARIANTS, {"rtlinearformer": "rtlinearformer_base"})
