@@ -6,10 +6,10 @@ from torch import nn
 def kaiming_init(model: nn.Module, mode: str) -> None:
     """Convolutions: Kaiming normal for ReLU over `mode` ("fan_in" or "fan_out"), biases 0.
 
-    BatchNorms: weight 1, bias 0.
+    BatchNorms: weight 1, bias 0. Shapes without values (the meta device) are left alone.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -1,5 +1,6 @@
 """A foreign state dict in, a complete one of ours out, or one sentence that says why not."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -210,25 +211,29 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
     """
     families: dict[str, str] = {}
     for name in list_models():
-        with torch.device("meta"):
-            probe = build_model(name, 2)
-        renaming = rename_for(probe, state)
-        if not renaming.unknown and type(probe).__name__ != besides:
-            families[type(probe).__name__] = renaming.dialect.name
-        if renaming.unknown and set(state) <= set(fuse(probe).state_dict()):
-            return f"fused {type(probe).__name__} weights (load those from before fusing)"
-        key = renaming.sources.get("head.classify.weight")
-        if key is None or state[key].ndim == 0 or len(state[key]) < 2:
-            continue
-        with torch.device("meta"):
-            probe = build_model(name, len(state[key]))
-        problem = _find_problem(probe.state_dict(), state, renaming, lambda key: False)
+        probe = _probe(name)
+        kind, renaming = type(probe).__name__, rename_for(probe, state)
+        own = probe.state_dict()
+        problem = _find_problem(own, state, renaming, lambda key: False)
+        if _class_mismatch(own, state, renaming, problem):
+            problem.misfits.clear()  # another class count is the same architecture
         if not problem or _only_heads_absent(probe, problem):
             return name
+        if not renaming.unknown and kind != besides:
+            families[kind] = renaming.dialect.name
+        if renaming.unknown and set(state) <= set(fuse(probe).state_dict()):
+            return f"fused {kind} weights (load those from before fusing)"
     if len(families) == 1:
         (family, dialect), *_ = families.items()
         return f"{family} weights of other sizes ({dialect} names)"
     return ""
+
+
+@functools.cache
+def _probe(name: str) -> nn.Module:
+    """The names and shapes of an architecture, without values."""
+    with torch.device("meta"):
+        return build_model(name, 2)
 
 
 def _accepted(model: nn.Module) -> str:

@@ -33,7 +33,7 @@ INERT_GLOBALS = (
 # What reading a damaged pickle or zip can raise.
 _DAMAGE = (
     pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError,
-    AttributeError, ArithmeticError, AssertionError, MemoryError,
+    AttributeError, ArithmeticError, AssertionError, MemoryError, OSError,
 )  # fmt: skip
 
 _LEGACY_TORCH = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled

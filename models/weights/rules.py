@@ -30,7 +30,7 @@ class Rule:
 
     def rename(self, path: str) -> str | None:
         match = re.fullmatch(
-            rf"{self.parent}\.(?P<child>.+)" if self.parent else "(?P<child>.+)", path
+            rf"(?:{self.parent})\.(?P<child>.+)" if self.parent else "(?P<child>.+)", path
         )
         if match is None or match["child"] not in self.children:
             return None
