@@ -24,8 +24,6 @@ CLASS_WEIGHTS = (
     1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
 )  # fmt: skip
 
-SPLIT_SIZES = {"train": 2975, "val": 500, "test": 1525}
-
 CITYSCAPES = DatasetMeta(
     name="cityscapes",
     class_names=CLASS_NAMES,

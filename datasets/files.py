@@ -52,7 +52,7 @@ def read_list(path: str | Path) -> list[Entry]:
         raise DataError(f"{path} is not a text file in UTF-8 ({error.reason})") from None
     entries: list[Entry] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -99,11 +99,14 @@ def read_image(path: str | Path, source: str | None = None) -> np.ndarray:
     return _decode(_read_whole(Path(path), source), cv2.IMREAD_COLOR_RGB, source)
 
 
-def read_label(path: str | Path, encoding: LabelEncoding, source: str | None = None) -> np.ndarray:
+def read_label(
+    path: str | Path, encoding: LabelEncoding, source: str | None = None, hint: str = ""
+) -> np.ndarray:
     """Decode a label file without changing its values.
 
     Returns (H, W) uint8 values for an IdEncoding (also from PNGs with a palette or 1, 2, 4 bits
-    per pixel), (H, W, 3) uint8 RGB for a ColorEncoding.
+    per pixel), (H, W, 3) uint8 RGB for a ColorEncoding. `hint` ends the sentence about a label of
+    the other kind.
 
     Raises:
         DataError: as `read_image`; a JPEG; more than 8 bits; colours where values are expected
@@ -116,18 +119,17 @@ def read_label(path: str | Path, encoding: LabelEncoding, source: str | None = N
             f"{source} is a JPEG, which does not keep label values; labels must be PNGs"
         )
     if isinstance(encoding, IdEncoding):
-        return _read_values(data, source)
+        return _read_values(data, source, hint)
     label = _decode(data, cv2.IMREAD_UNCHANGED, source)
     _require_8_bits(label, source)
     if label.ndim == 2:
         raise DataError(
-            f"{source} has one channel (label values) where RGB label colours are expected; "
-            f"DATASET.LABELS says how labels are encoded"
+            f"{source} has one channel (label values) where RGB label colours are expected{hint}"
         )
     return cv2.cvtColor(label, cv2.COLOR_BGR2RGB if label.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
 
 
-def _read_values(data: bytes, source: str) -> np.ndarray:
+def _read_values(data: bytes, source: str, hint: str) -> np.ndarray:
     depth = 8
     if data.startswith(_PNG):
         depth, data = data[24], _palette_as_gray(data)
@@ -136,7 +138,7 @@ def _read_values(data: bytes, source: str) -> np.ndarray:
     if label.ndim == 3:
         raise DataError(
             f"{source} has {label.shape[2]} channels (colours) where one channel of label values "
-            f"is expected; DATASET.LABELS says how labels are encoded"
+            f"is expected{hint}"
         )
     # Decoders stretch 1, 2 and 4 bits to 0..255.
     return label // (255 // (2**depth - 1)) if depth < 8 else label
@@ -190,6 +192,8 @@ def _check_png(data: bytes, source: str) -> None:
     chunks = _png_chunks(data)
     if chunks is None:
         raise DataError(f"{source} is a truncated PNG (it ends after {len(data)} bytes)")
+    if chunks[0][0] != b"IHDR" or chunks[0][2] - chunks[0][1] != 13:
+        raise DataError(f"{source} is a damaged PNG (it does not begin with its header)")
     for kind, first, end in chunks:
         if zlib.crc32(data[first - 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DataError(

@@ -1,13 +1,11 @@
 """Datasets -> batches, in worker processes that end with the program."""
 
 import os
-import random
 import signal
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -37,16 +35,36 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def start_worker(worker: int) -> None:
-    """Prepare a worker process: one thread, its own seeds, no signals meant for the trainer."""
+    """Prepare a worker process: one thread, and no signals that are meant for the trainer.
+
+    Its generators need no care: torch seeds them, and a sample takes its seed from its Draw.
+    """
     cv2.setNumThreads(0)
-    seed = torch.initial_seed() % 2**32  # differs per worker; samples take theirs from their Draw
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - third-party code in a transform may use it
-    # Ctrl-C reaches the whole process group. The trainer decides when workers end: left alone
-    # they would die with a traceback each before the trainer has saved.
+    # Ctrl-C reaches the whole process group. The trainer decides when workers end; they must not
+    # die before it has finished its step and saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+
+
+class Loader(DataLoader):
+    """A DataLoader whose workers are not interrupted while they start."""
+
+    def __iter__(self):
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_loader(
@@ -65,7 +83,8 @@ def make_loader(
         batch_sampler: for training; without it the dataset is read in order, `batch_size` at a
             time, the last batch may be smaller.
         indices: without a batch sampler, read these only (a process's share of an evaluation).
-        workers: processes beside this one; they stay alive between epochs.
+        workers: processes beside this one, no more than there are CPU cores at hand; they stay
+            alive between epochs.
         pin_memory: None = when a CUDA device is there.
     """
     if workers < 0:
@@ -75,7 +94,8 @@ def make_loader(
         order = {"batch_sampler": batch_sampler}
     else:
         order = {"batch_size": batch_size, "sampler": indices}
-    return DataLoader(
+    workers = min(workers, cpu_count())
+    return Loader(
         dataset,
         **order,
         num_workers=workers,

@@ -36,6 +36,8 @@ class SceneDataset(Dataset):
     def __len__(self) -> int:
         raise NotImplementedError
 
+    labelled = True  # whether scenes have labels
+
     def load(self, index: int) -> Sample:
         """The untransformed scene: RGB image and class indices, uint8."""
         raise NotImplementedError
@@ -62,9 +64,7 @@ class SceneDataset(Dataset):
             item["label"] = torch.from_numpy(sample.label)
         if self.need_boundary:
             if sample.boundary is None:
-                raise ValueError(
-                    f"no boundary target for {self.name(index)}: TrainTransform makes it"
-                )
+                raise ValueError(f"{self.name(index)}: the transform makes no boundary target")
             item["boundary"] = torch.from_numpy(sample.boundary)
         return item | {"name": self.name(index), "size": scene.image.shape[:2]}
 
@@ -135,7 +135,9 @@ class SegmentationDataset(SceneDataset):
     def load_label(self, index: int) -> np.ndarray:
         """The class indices of entry `index`, (H, W) uint8. Raises DataError."""
         file = self.entries[index].label
-        values = read_label(self.folder / file, self.meta.encoding(self.encoding), file)
+        values = read_label(
+            self.folder / file, self.meta.encoding(self.encoding), file, f"; {self._labels_hint}"
+        )
         label = self.meta.encode(values, self.encoding, file)
         # labelTrainIds are valid labelIds: only the file's name tells them apart.
         suffix = Path(file).stem.rsplit("_", 1)[-1]
@@ -145,6 +147,10 @@ class SegmentationDataset(SceneDataset):
                 f"set DATASET.LABELS {suffix}"
             )
         return label
+
+    @property
+    def _labels_hint(self) -> str:
+        return f"DATASET.LABELS is {self.encoding}, accepted: {', '.join(self.meta.encodings)}"
 
     def size_problem(self, index: int, image: tuple[int, ...], label: tuple[int, ...]) -> str:
         """The sentence for sizes (height, width) that differ."""

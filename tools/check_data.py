@@ -23,7 +23,7 @@ def main() -> int:
     )
     parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration to check for")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaces its settings")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     config = get_config(args.cfg, args.opts)
     meta = get_meta(config.DATASET.DATASET)
     if meta.name == "synthetic":

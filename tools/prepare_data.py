@@ -7,7 +7,8 @@ ROOT holds one folder per dataset (it is DATASET.ROOT). Lists go to ROOT/list/<d
 --out. Cityscapes is taken from its official tree. CamVid is split by sequence and frame, whatever
 folders its files lie in: images/<frame>.png with labels/<frame>_L.png, or one folder per split
 with labels/<split>/<frame>.png. Exit status 0: complete; 1: something is missing (the lists name
-what is there); 2: nothing to list.
+what is there; the published lists of the repository are not replaced by shorter ones); 2: nothing
+to list.
 """
 
 import argparse
@@ -77,7 +78,11 @@ def main() -> int:
             f"data/README.md describes"
         )
     complete = report(tree, args.dataset)
-    write_lists(tree, args.out or args.root / "list" / args.dataset)
+    out = args.out or args.root / "list" / args.dataset
+    if not complete and out.resolve() == REPOSITORY_DATA / "list" / args.dataset:
+        print(f"nothing written: {out} keeps the published lists; --out DIR lists what is there")
+        return 1
+    write_lists(tree, out)
     return 0 if complete else 1
 
 
@@ -175,7 +180,7 @@ def write_lists(tree: Tree, folder: Path) -> None:
 def _some(names: Iterable[str]) -> str:
     ordered = sorted(names)
     dots = ", ..." if len(ordered) > SHOWN else ""
-    return f"{len(ordered)}: {', '.join(ordered[:SHOWN])}{dots}"
+    return f"{len(ordered)} ({', '.join(ordered[:SHOWN])}{dots})"
 
 
 if __name__ == "__main__":

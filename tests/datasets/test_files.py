@@ -1,0 +1,188 @@
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets import ColorEncoding, DataError, IdEncoding
+from datasets.files import find_list, read_image, read_label, read_list
+
+IDS, COLORS = IdEncoding({0: 0, 1: 1}), ColorEncoding({(0, 0, 0): 0})
+LABEL = np.random.default_rng(0).integers(0, 2, (9, 13), dtype=np.uint8)
+
+
+def write_png(path, rows: np.ndarray, depth: int, kind: int) -> None:
+    """A PNG of `depth` bits per pixel; kind 0 = gray, 3 = palette (colours far from indices)."""
+    bits = np.unpackbits(rows[..., None], axis=2, bitorder="big")[..., 8 - depth :]
+    packed = np.packbits(bits.reshape(rows.shape[0], -1), axis=1)
+    scanlines = b"".join(b"\x00" + row.tobytes() for row in packed)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], depth, kind, 0, 0, 0)
+    parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header)]
+    if kind == 3:
+        parts.append(chunk(b"PLTE", bytes((255 - i) % 256 for i in range(3 * 2**depth))))
+    parts += [chunk(b"IDAT", zlib.compress(scanlines)), chunk(b"IEND", b"")]
+    path.write_bytes(b"".join(parts))
+
+
+def encoded(array: np.ndarray, suffix: str = ".png") -> bytes:
+    return cv2.imencode(suffix, array)[1].tobytes()
+
+
+# list files
+
+
+def write_list(tmp_path, content: bytes):
+    path = tmp_path / "train.lst"
+    path.write_bytes(content)
+    return path
+
+
+def test_lists_of_all_spellings_read_alike(tmp_path):
+    spellings = [
+        b"i/a.png\tl/a.png\ni/b.png\tl/b.png\n",
+        b"i/a.png  l/a.png\ni/b.png l/b.png",
+        b"\xef\xbb\xbfi/a.png\tl/a.png\r\ni/b.png \t l/b.png\r\n\r\n",
+    ]
+    for content in spellings:
+        entries = read_list(write_list(tmp_path, content))
+        assert entries == [("i/a.png", "l/a.png", 1), ("i/b.png", "l/b.png", 2)]
+
+
+def test_comments_and_empty_lines_count_as_lines(tmp_path):
+    path = write_list(tmp_path, "# train\n\nbilder/straße 1.png\tl/ä.png\n".encode())
+    assert read_list(path) == [("bilder/straße 1.png", "l/ä.png", 3)]
+
+
+def test_a_list_without_labels(tmp_path):
+    assert read_list(write_list(tmp_path, b"a.png\nb.png\n"))[1] == ("b.png", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"# nothing\n\n", "names no image"),
+        (b"a.png x.png\nb.png y.png\na.png x.png\n", ":3: a.png stands already in line 1"),
+        (b"a b.png c.png\n", ":1: 3 columns; .* TAB"),
+        (b"a.png x.png\nb.png\n", ":2: line 1 has a label and this line has none"),
+        (b"a.png\nb.png y.png\n", ":2: line 1 has no label and this line has one"),
+        (b"a.png x.png\n../b.png y.png\n", r":2: \.\./b.png leaves the dataset's folder"),
+        (b"a.png /tmp/x.png\n", ":1: /tmp/x.png leaves"),
+        (b"\xff\xfe\x00a", "not a text file in UTF-8"),
+    ],
+)
+def test_bad_lists_are_refused_with_their_line(tmp_path, content, words):
+    with pytest.raises(DataError, match=f"train.lst.*{words}"):
+        read_list(write_list(tmp_path, content))
+
+
+def test_the_repository_has_the_lists_that_root_lacks(tmp_path, root):
+    assert find_list(tmp_path, "list/camvid/val.lst") == root / "data/list/camvid/val.lst"
+    (tmp_path / "list/camvid").mkdir(parents=True)
+    own = tmp_path / "list/camvid/val.lst"
+    own.write_text("a.png b.png\n")
+    assert find_list(tmp_path, "list/camvid/val.lst") == own
+
+
+def test_a_list_that_is_nowhere_names_both_places(tmp_path, root):
+    with pytest.raises(FileNotFoundError) as error:
+        find_list(tmp_path, "list/camvid/tran.lst")
+    assert str(tmp_path / "list/camvid/tran.lst") in str(error.value)
+    assert str(root / "data/list/camvid/tran.lst") in str(error.value)
+
+
+# pixels
+
+
+def test_images_are_rgb(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(np.full((4, 5, 3), (30, 20, 10), np.uint8)))  # cv2 writes BGR
+    assert read_image(path)[0, 0].tolist() == [10, 20, 30]
+    path.write_bytes(encoded(np.full((4, 5), 7, np.uint8)))
+    assert read_image(path).shape == (4, 5, 3)
+
+
+def test_colour_labels_are_rgb_with_or_without_alpha(tmp_path):
+    path = tmp_path / "a.png"
+    for color in ((30, 20, 10), (30, 20, 10, 0)):
+        path.write_bytes(encoded(np.full((4, 5, len(color)), color, np.uint8)))
+        label = read_label(path, COLORS)
+        assert label.shape == (4, 5, 3) and label[0, 0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("kind", [0, 3], ids=["gray", "palette"])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_label_values_are_kept_at_every_bit_depth(tmp_path, depth, kind):
+    values = np.random.default_rng(depth).integers(0, 2**depth, (7, 11), dtype=np.uint8)
+    write_png(tmp_path / "a.png", values, depth, kind)
+    assert np.array_equal(read_label(tmp_path / "a.png", IDS), values)
+
+
+def test_a_palette_gives_colours_where_colours_are_expected(tmp_path):
+    write_png(tmp_path / "a.png", np.zeros((3, 3), np.uint8), 8, 3)
+    assert read_label(tmp_path / "a.png", COLORS)[0, 0].tolist() == [255, 254, 253]
+
+
+def damaged() -> dict[str, tuple[bytes, str]]:
+    png, jpeg = encoded(LABEL), encoded(LABEL, ".jpg")
+    flipped = bytearray(png)
+    flipped[-20] ^= 0xFF
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 6) + b"\xff\xd9\x00\x00"
+    return {
+        "empty": (b"", r"is empty \(0 bytes\)"),
+        "cut PNG": (png[: len(png) // 2], "is a truncated PNG"),
+        "PNG without its end": (png[:-12], "is a truncated PNG"),
+        "PNG cut in the last byte": (png[:-1], "is a truncated PNG"),
+        "cut PNG header": (png[:20], "is a truncated PNG"),
+        "changed PNG": (bytes(flipped), "is a damaged PNG"),
+        "cut JPEG": (jpeg[:-40], "is a truncated JPEG"),
+        "cut JPEG with a thumbnail": (jpeg[:2] + thumbnail + jpeg[2:-40], "is a truncated JPEG"),
+        "text": (b"not an image at all, but long enough to be one", "cannot be decoded"),
+    }
+
+
+@pytest.mark.parametrize("damage", damaged())
+def test_broken_files_are_named(tmp_path, damage, capfd):
+    data, words = damaged()[damage]
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=f"^images/a.png {words}"):
+        read_image(tmp_path / "a.png", "images/a.png")
+    assert capfd.readouterr().err == ""
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"^a.png does not exist$"):
+        read_image(tmp_path / "a.png", "a.png")
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(DataError, match=r"^a.png is not a file$"):
+        read_image(tmp_path / "a.png", "a.png")
+
+
+def test_a_sound_jpeg_with_a_thumbnail_and_a_tail_is_read(tmp_path):
+    jpeg = encoded(np.zeros((16, 16, 3), np.uint8), ".jpg")
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 6) + b"\xff\xd9\x00\x00"
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + thumbnail + jpeg[2:] + b"\x00" * 9)
+    assert read_image(tmp_path / "a.jpg").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("label", "suffix", "encoding", "words"),
+    [
+        (LABEL, ".jpg", IDS, "l.png is a JPEG, which does not keep label values"),
+        (LABEL, ".jpg", COLORS, "l.png is a JPEG"),
+        (LABEL.astype(np.uint16), ".png", IDS, "l.png has 16 bits per value"),
+        (cv2.merge([LABEL] * 3), ".png", IDS, "l.png has 3 channels .* is expected; see LABELS"),
+        (cv2.merge([LABEL] * 4), ".png", IDS, "l.png has 4 channels .* is expected; see LABELS"),
+        (LABEL, ".png", COLORS, "l.png has one channel .* are expected; see LABELS"),
+    ],
+    ids=["JPEG", "colour JPEG", "16 bits", "RGB", "RGBA", "values for colours"],
+)
+def test_labels_of_another_kind_are_refused(tmp_path, label, suffix, encoding, words):
+    (tmp_path / "l.png").write_bytes(encoded(label, suffix))
+    with pytest.raises(DataError, match=words):
+        read_label(tmp_path / "l.png", encoding, "l.png", "; see LABELS")

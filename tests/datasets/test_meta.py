@@ -1,0 +1,110 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from datasets import ColorEncoding, DataError, DatasetMeta, IdEncoding, get_meta, list_datasets
+from datasets.meta import format_ranges
+
+
+def make(**more) -> DatasetMeta:
+    arguments = {
+        "name": "farm",
+        "class_names": ("soil", "crop"),
+        "palette": ((1, 2, 3), (4, 5, 6)),
+        "encodings": {"index": IdEncoding({0: 0, 1: 1}, frozenset({255}))},
+    }
+    return DatasetMeta(**(arguments | more))
+
+
+@pytest.mark.parametrize("name", list_datasets())
+def test_every_dataset_is_consistent_and_travels_to_other_processes(name):
+    meta = get_meta(name)
+    assert meta.name == name
+    assert len(set(meta.palette)) == meta.num_classes == len(meta.class_names)
+    label = np.arange(meta.num_classes, dtype=np.uint8)[None]
+    for encoding, scheme in meta.encodings.items():
+        assert scheme.classes() == set(range(meta.num_classes))
+        if isinstance(scheme, IdEncoding):
+            assert np.array_equal(meta.encode(meta.decode(label, encoding), encoding), label)
+        else:
+            assert np.array_equal(meta.encode(meta.colorize(label), encoding), label)
+    assert pickle.loads(pickle.dumps(meta)) == meta
+    assert len(pickle.dumps(meta)) < 20_000  # tables built on the way stay at home
+
+
+def test_an_unknown_name_points_to_the_nearest():
+    with pytest.raises(ValueError, match="unknown dataset 'CityScape'; did you mean cityscapes"):
+        get_meta("CityScape")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"class_names": ("soil",)}, "1 classes; 2 to 255"),
+        ({"class_names": ("soil", "soil")}, "occurs twice"),
+        ({"palette": ((1, 2, 3),)}, "1 colours for 2 classes"),
+        ({"palette": ((1, 2, 3), (4, 5, 256))}, "not an RGB colour"),
+        ({"ignore_label": 1}, "ignore label 1; accepted: 2..255"),
+        ({"class_weights": (1.0,)}, "1 class weights for 2"),
+        ({"encodings": {}}, "no label encoding"),
+        ({"encodings": {"index": IdEncoding({0: 0})}}, "index leads to the classes 0;"),
+        ({"encodings": {"index": IdEncoding({0: 0, 1: 2})}}, "classes 0, 2; it must lead to each"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        make(**change)
+
+
+def test_label_values_must_fit_and_mean_one_thing():
+    with pytest.raises(ValueError, match="label value 256"):
+        IdEncoding({256: 0})
+    with pytest.raises(ValueError, match="values 3 are both"):
+        IdEncoding({3: 0}, frozenset({3}))
+
+
+def test_ids_become_classes_and_unknown_ids_are_named():
+    meta = make(encodings={"ids": IdEncoding({7: 0, 9: 1}, frozenset({0}))})
+    label = np.array([[7, 9, 0]], np.uint8)
+    assert meta.encode(label).tolist() == [[0, 1, 255]]
+    with pytest.raises(DataError) as error:
+        meta.encode(np.array([[7, 33, 34, 35, 80]], np.uint8), source="labels/x.png")
+    assert str(error.value) == (
+        "label values 33..35, 80 in labels/x.png are neither a class of farm (7, 9) nor ignore (0)"
+    )
+
+
+def test_without_a_list_of_ignored_values_all_others_are_ignored():
+    meta = make(encodings={"ids": IdEncoding({7: 0, 9: 1})}, ignore_label=200)
+    assert meta.encode(np.array([[7, 9, 33, 255]], np.uint8)).tolist() == [[0, 1, 200, 200]]
+
+
+def test_colours_become_classes_and_other_colours_are_ignored():
+    colors = ColorEncoding({(1, 2, 3): 0, (3, 2, 1): 1})
+    meta = make(encodings={"color": colors})
+    label = np.array([[[1, 2, 3], [3, 2, 1], [1, 2, 4]]], np.uint8)
+    assert meta.encode(label).tolist() == [[0, 1, 255]]
+    assert meta.encode(np.ascontiguousarray(label[..., ::-1])).tolist() == [[1, 0, 255]]
+    with pytest.raises(ValueError, match="only encodings by value"):
+        meta.decode(np.zeros((1, 1), np.uint8))
+
+
+def test_an_unknown_encoding_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"DATASET.LABELS is 'rgb'.*accepted: color, index"):
+        get_meta("camvid").encoding("rgb")
+
+
+def test_pictures_are_black_where_nothing_counts():
+    picture = make().colorize(np.array([[0, 1, 255]], np.uint8))
+    assert picture.tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
+
+
+def test_a_sentence_survives_the_wrapping_of_a_worker():
+    wrapped = "Caught DataError in worker 0.\nTraceback:\n  x\ndatasets.meta.DataError: a is bad\n"
+    assert str(DataError(wrapped)) == "a is bad"
+
+
+def test_ranges_read_well():
+    assert format_ranges([5, 0, 1, 2, 7, 8]) == "0..2, 5, 7, 8"
+    assert format_ranges(None) == ""
