@@ -196,13 +196,16 @@ class DatasetMeta:
         return scheme.encode(label, self.ignore_label)
 
     def decode(self, classes: np.ndarray, encoding: str = "") -> np.ndarray:
-        """Class indices (uint8) -> label values of an IdEncoding, as submission files hold them."""
+        """Class indices (uint8) -> the content of a label file, as submission files hold it.
+
+        Values (H, W) or RGB colours (H, W, 3), as the encoding says; ignored pixels are 0.
+        """
         scheme = self.encoding(encoding)
-        if not isinstance(scheme, IdEncoding):
-            raise ValueError(f"{self.name}: only encodings by value can be written, not by colour")
-        table = np.zeros(256, np.uint8)
-        for value in sorted(scheme.ids, reverse=True):  # the smallest value of a class wins
-            table[scheme.ids[value]] = value
+        by_value = isinstance(scheme, IdEncoding)
+        spelling = scheme.ids if by_value else scheme.colors
+        table = np.zeros((256,) if by_value else (256, 3), np.uint8)
+        for written in sorted(spelling, reverse=True):  # the smallest value of a class wins
+            table[spelling[written]] = written
         return table[classes]
 
     def colorize(self, classes: np.ndarray) -> np.ndarray:
