@@ -29,7 +29,7 @@ def shared() -> Path:
 
 TINY = (
     "MODEL.OPTIONS.base_channels 8 MODEL.OPTIONS.attention_channels 16 "
-    "MODEL.OPTIONS.head_channels 16 MODEL.OPTIONS.aux_channels 16 "
+    "MODEL.OPTIONS.head_channels 16 "
     "MODEL.OPTIONS.context_channels 16 DATASET.SIZE (64,96) TRAIN.IMAGE_SIZE (96,64) "
     "DATASET.TRAIN_SET 0:12 DATASET.TEST_SET 100:104 TRAIN.BATCH_SIZE_PER_GPU 4 WORKERS 0 "
     "TRAIN.END_EPOCH 2 TRAIN.WARMUP_STEPS 2 TEST.OVERLAYS 2"

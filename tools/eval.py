@@ -106,6 +106,7 @@ class PictureWriter:
         wanted = min(config.TEST.OVERLAYS, len(dataset))
         self.chosen = set(np.linspace(0, len(dataset) - 1, wanted).round().astype(int).tolist())
         self.dataset, self.meta = dataset, dataset.meta
+        self.encoding = config.DATASET.LABELS
         self.seen = self.written = 0
         self.overlays = folder / f"overlays_{name}"
         submit = config.TEST.SUBMISSION or not dataset.labelled
@@ -117,10 +118,12 @@ class PictureWriter:
             stem = Path(name).stem
             if self.seen in self.chosen:
                 scene = self.dataset.load(self.seen)
-                picture = side_by_side(scene.image, scene.label, classes[index], self.meta.palette)
+                maps = [m for m in (scene.label, classes[index]) if m is not None]
+                picture = side_by_side(scene.image, [self.meta.colorize(m) for m in maps])
                 write_png(self.overlays / f"{stem}.png", picture)
             if self.submission is not None:
-                write_png(self.submission / f"{stem}.png", self.meta.decode(classes[index]))
+                answer = self.meta.decode(classes[index], self.encoding)
+                write_png(self.submission / f"{stem}.png", answer)
                 self.written += 1
             self.seen += 1
 

@@ -1,4 +1,4 @@
-"""Pictures: class colours over images, and the course of a run."""
+"""Pictures: results beside their image, and the course of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,39 +11,20 @@ from matplotlib.figure import Figure
 from utils.logger import read_metrics
 from utils.records import atomic_file, atomic_write
 
-IGNORED = (0, 0, 0)
-
-
-def colorize(label: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """RGB uint8 H, W, 3 of a class map H, W; everything that is no class is black."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = palette
-    return table[label]
-
 
 def side_by_side(
-    image: np.ndarray,
-    label: np.ndarray | None,
-    prediction: np.ndarray,
-    palette: Sequence[Sequence[int]],
-    opacity: float = 0.65,
+    image: np.ndarray, overlays: Sequence[np.ndarray], opacity: float = 0.65
 ) -> np.ndarray:
-    """Image, truth (if there is one) and prediction next to each other.
+    """An image, then a copy of it under each of `overlays`, next to each other.
 
     Args:
         image: RGB uint8 H, W, 3.
-        label, prediction: class maps H, W; ignored pixels of the truth are shown black.
-        opacity: of the class colours over the image, 0..1.
+        overlays: colour pictures of the same shape, such as truth and prediction.
+        opacity: of the overlays, 0..1.
     """
-    panels = [image]
-    for classes in (label, prediction):
-        if classes is not None:
-            colors = colorize(classes, palette)
-            mixed = cv2.addWeighted(colors, opacity, image, 1 - opacity, 0)
-            panels.append(mixed)
+    panels = [image, *(cv2.addWeighted(o, opacity, image, 1 - opacity, 0) for o in overlays)]
     gap = np.full((image.shape[0], 6, 3), 255, np.uint8)
-    strip = [part for panel in panels for part in (panel, gap)][:-1]
-    return np.hstack(strip)
+    return np.hstack([part for panel in panels for part in (panel, gap)][:-1])
 
 
 def write_png(path: str | Path, picture: np.ndarray) -> None:
