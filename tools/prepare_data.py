@@ -115,9 +115,7 @@ def scan_camvid(folder: Path) -> Tree:
             misplaced.append(f"{image.relative_to(folder).as_posix()} ({split})")
         tree.add(split, frame, image, labels.get(frame), folder)
     if misplaced:
-        tree.notes.append(
-            f"in the folder of another split, listed where they belong: {_some(misplaced)}"
-        )
+        tree.notes.append(f"in another split's folder, listed in their own: {_some(misplaced)}")
     if strange:
         tree.notes.append(f"of no split, left out: {_some(strange)}")
     return tree

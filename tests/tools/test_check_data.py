@@ -1,0 +1,118 @@
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+CONFIG = "configs/camvid/rtlinearformer_slim_camvid_360x480.yaml"
+
+
+@pytest.fixture
+def check(run, tmp_path):
+    """Runs the checker on index labels below `tmp_path`; returns what it printed."""
+
+    def check_lists(*overrides: object, status: int = 0, workers: int = 0) -> str:
+        sets = ("DATASET.TRAIN_SET", "train.lst", "DATASET.TEST_SET", "val.lst")
+        arguments = ("--cfg", CONFIG, "DATASET.ROOT", tmp_path, *sets, "WORKERS", workers)
+        done = run("tools/check_data.py", *arguments, *overrides, status=status)
+        assert "Traceback" not in done.stderr
+        return done.stdout if status < 2 else done.stderr
+
+    return check_lists
+
+
+def write(root: Path, lists: dict[str, list[str]]) -> None:
+    """Sound pairs of 24x32 for every name: class `position` on the left, void on the right."""
+    for part in ("images", "labels"):
+        (root / "camvid" / part).mkdir(parents=True, exist_ok=True)
+    for file, names in lists.items():
+        for position, name in enumerate(names):
+            label = np.full((24, 32), position % 11, np.uint8)
+            label[:, 16:] = 11
+            cv2.imwrite(str(root / f"camvid/images/{name}.png"), cv2.merge([label * 20] * 3))
+            cv2.imwrite(str(root / f"camvid/labels/{name}.png"), label)
+        lines = [f"images/{name}.png\tlabels/{name}.png\n" for name in names]
+        (root / file).write_text("".join(lines))
+
+
+def test_sound_lists_pass_with_a_row_per_class(check, tmp_path):
+    names = [f"{i:02d}" for i in range(11)]
+    write(tmp_path, {"train.lst": names, "val.lst": names[:1]})
+    out = check(workers=2)
+    assert re.search(r"train.lst: 11 pairs; height x width: 24x32 \(11\)", out)
+    assert re.search(r"^bicyclist +4\.545 +1$", out, re.M)
+    assert re.search(r"^\(ignored\) +50\.000 +11$", out, re.M)
+    assert "note: 1 images are in both lists, images/00.png for one" in out
+    assert "val.lst: no pixel of bicyclist, building" in out
+    assert out.endswith("12 entries checked, no problem\n")
+
+
+def test_every_damage_is_reported_with_its_line(check, tmp_path):
+    names = ["cut", "empty", "gone", "jpeg", "rgb", "size", "sound", "value", "image", "twice"]
+    write(tmp_path, {"train.lst": names, "val.lst": ["fine"]})
+    folder = tmp_path / "camvid"
+
+    def spoil(file: str, content: bytes) -> None:
+        (folder / file).write_bytes(content)
+
+    label = np.full((24, 32), 3, np.uint8)
+    png = cv2.imencode(".png", label)[1].tobytes()
+    spoil("labels/cut.png", png[:-20])
+    spoil("labels/empty.png", b"")
+    (folder / "labels/gone.png").unlink()
+    spoil("labels/jpeg.png", cv2.imencode(".jpg", label)[1].tobytes())
+    spoil("labels/rgb.png", cv2.imencode(".png", cv2.merge([label] * 3))[1].tobytes())
+    spoil("labels/size.png", cv2.imencode(".png", label[:12])[1].tobytes())
+    spoil("labels/value.png", cv2.imencode(".png", label + 30)[1].tobytes())
+    spoil("images/image.png", png[:40])
+    spoil("images/twice.png", b"text")
+    (folder / "labels/twice.png").unlink()
+    out = check(status=1, workers=2)
+    problems = [line for line in out.splitlines() if line.startswith("problem: ")]
+    expected = {
+        1: "labels/cut.png is a truncated PNG",
+        2: r"labels/empty.png is empty \(0 bytes\)",
+        3: "labels/gone.png does not exist",
+        4: "labels/jpeg.png is a JPEG",
+        5: "labels/rgb.png has 3 channels .* DATASET.LABELS is index, accepted: color, index",
+        6: "labels/size.png is 12x32 but its image images/size.png is 24x32",
+        8: r"label value 33 in labels/value.png is neither a class of camvid \(0..10\) nor ignore",
+        9: "images/image.png is a truncated PNG",
+        10: "images/twice.png cannot be decoded",
+    }
+    patterns = [f"train.lst:{line}: {words}" for line, words in expected.items()]
+    patterns.append("train.lst:10: labels/twice.png does not exist")
+    for pattern, problem in zip(patterns, problems, strict=True):
+        assert re.search(pattern, problem), f"{pattern}\n{problem}"
+    assert out.endswith("11 entries checked, 10 problems\n")
+
+
+def test_labels_read_in_the_wrong_encoding_are_a_problem(check, tmp_path):
+    write(tmp_path, {"train.lst": ["a"], "val.lst": ["b"]})
+    for name in "ab":
+        picture = np.full((24, 32, 3), (1, 2, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"camvid/labels/{name}.png"), picture)
+    out = check("DATASET.LABELS", "color", status=1)
+    assert re.search(r"problem: .*val.lst: no label has a pixel of a class of camvid", out)
+    assert re.search(r"note: .*train.lst:1: labels/a.png is all ignored", out)
+
+
+def test_bad_calls_exit_with_2(check, tmp_path):
+    write(tmp_path, {"train.lst": ["a"], "val.lst": ["b"]})
+    assert re.search(
+        r"error: list file no.lst found", check("DATASET.TEST_SET", "no.lst", status=2)
+    )
+    words = r"error: DATASET.LABELS is 'rgb', which camvid does not have"
+    assert re.search(words, check("DATASET.LABELS", "rgb", status=2))
+
+
+def test_drawn_scenes_need_no_check(run):
+    config = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
+    assert "there are no files" in run("tools/check_data.py", "--cfg", config).stdout
+
+
+def test_real_camvid_is_sound(run, shared):
+    out = run("tools/check_data.py", "--cfg", CONFIG, "DATASET.ROOT", shared, "WORKERS", 2).stdout
+    assert out.endswith("468 entries checked, no problem\n")
+    assert re.search(r"^road +31\.658 +367$", out, re.M)
