@@ -50,10 +50,26 @@ def test_frames_between_and_beside_the_runs_have_no_split():
     assert split_of("0001TP_008520") == "train" and split_of("0001TP_008550") == "test"
 
 
+def test_classes_and_colours_are_those_of_the_published_checkpoints():
+    assert dict(zip(META.class_names, META.palette, strict=True)) == {
+        "bicyclist": (0, 128, 192),
+        "building": (128, 0, 0),
+        "car": (64, 0, 128),
+        "pole": (192, 192, 128),
+        "fence": (64, 64, 128),
+        "pedestrian": (64, 64, 0),
+        "road": (128, 64, 128),
+        "sidewalk": (0, 0, 192),
+        "sign": (192, 128, 128),
+        "sky": (128, 128, 128),
+        "tree": (128, 128, 0),
+    }
+    assert META.class_names[0] == "bicyclist" and META.class_names[-1] == "tree"
+
+
 def test_colours_of_the_label_images():
     label = np.array([[(0, 128, 192), (128, 64, 128), (128, 128, 128), (128, 0, 192)]], np.uint8)
-    bicyclist, road, sky = (META.class_names.index(n) for n in ("bicyclist", "road", "sky"))
-    assert META.encode(label).tolist() == [[bicyclist, road, sky, 255]]  # lane marking: ignored
+    assert META.encode(label).tolist() == [[0, 6, 9, 255]]  # lane markings are ignored
 
 
 def test_indices_of_the_small_version_become_the_published_order():
