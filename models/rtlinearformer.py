@@ -54,7 +54,7 @@ def focus(x: Tensor, power: float, scale: float = 1.0) -> Tensor:
 
 
 def apply_matrix(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Per-image 1x1 convolution: N, out, in applied to N, in, h, w, in the memory layout of x."""
+    """1x1 convolution of N, in, h, w by a matrix per image (N or 1, out, in), in x's layout."""
     matrix = matrix.to(x.dtype)
     if not x.is_contiguous(memory_format=torch.channels_last):
         y = matrix @ x.flatten(2)
@@ -174,7 +174,7 @@ class CrossAttention(nn.Module):
         sums = apply_matrix(self.spread.t() * total.flatten(1)[:, None], q)  # N, heads, h, w
         inverse = (1.0 / (sums.float() + EPS)).to(q.dtype)
         # Spreading over the channels of a head by a matrix beats broadcasting in half precision.
-        inverse = apply_matrix(self.spread.expand(len(q), -1, -1), inverse)
+        inverse = apply_matrix(self.spread[None], inverse)
         return self.project(inverse.mul_(q), state)
 
     def summary(self, kv: Tensor) -> tuple[Tensor, Tensor]:
