@@ -55,29 +55,23 @@ def focus(x: Tensor, power: float, scale: float = 1.0) -> Tensor:
 
 def apply_matrix(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution of N, in, h, w by a matrix per image (N or 1, out, in), in x's layout."""
-    matrix = matrix.to(x.dtype)
+    matrix, tokens = matrix.to(x.dtype), x.flatten(2)
     if not x.is_contiguous(memory_format=torch.channels_last):
-        y = matrix @ x.flatten(2)
-        if bias is not None:
-            y += bias[:, None]
+        y = matrix @ tokens
     elif x.shape[0] == 1:
         return F.conv2d(x, matrix[0, :, :, None, None], bias)
     else:
-        y = x.flatten(2).transpose(1, 2) @ matrix.transpose(1, 2)  # N, h*w, out
-        if bias is not None:
-            y += bias
-        y = y.transpose(1, 2)
+        y = (tokens.transpose(1, 2) @ matrix.transpose(1, 2)).transpose(1, 2)
+    if bias is not None:
+        y += bias[:, None]
     return y.unflatten(2, x.shape[2:])
 
 
 class MixConv(ConvBN):
-    """1x1 ConvBN behind per-image matrices that mix the channels of every head.
+    """1x1 ConvBN behind matrices that mix the channels of every head, per image.
 
     W (A x) = (W A) x: the matrices go into the weight, so the tokens are touched once.
     """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
         """x: N, heads * dim, h, w; mix: N, heads, dim, dim, rows are the outputs."""
@@ -122,7 +116,7 @@ class ChannelAttention(nn.Module):
             for s in scales
         )
         self.temperature = nn.Parameter(torch.ones((1 + len(scales)) * heads, 1, 1))
-        self.project = MixConv((1 + len(scales)) * channels, out_channels)
+        self.project = MixConv((1 + len(scales)) * channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         plain = self.qkv(x)
@@ -161,7 +155,7 @@ class CrossAttention(nn.Module):
         self.heads, self.kv_pool_size = high_channels // head_dim, kv_pool_size
         self.query = NormConv(high_channels, high_channels)
         self.key_value = NormConv(low_channels, 2 * high_channels)
-        self.project = MixConv(high_channels, high_channels)
+        self.project = MixConv(high_channels, high_channels, 1)
         spread = torch.eye(self.heads).repeat_interleave(head_dim, 0)  # channels, heads: 0 or 1
         self.register_buffer("spread", spread, persistent=False)
 
@@ -269,8 +263,7 @@ class RTLinearFormer(SegModel):
         expansion: inner width of the feed-forward over its outer width.
         attention_channels: channels D of query, key and value at each scale (low resolution).
         attention_head_dim, cross_head_dim: channels of a head of either attention.
-        scales: odd kernel sizes of the token scales beside the plain tokens.
-        focus_power: exponent p of the channel feature focusing.
+        scales: odd kernel sizes of the further token scales; focus_power: exponent p.
         kv_pool_size: side of the pooled key/value grid; 0 keeps the low-resolution grid.
         head_channels, context_channels: inner widths of both heads and of DAPPM.
         low_to_high, high_to_low: for stages 4 and 5, whether the branches are also added.
@@ -344,7 +337,7 @@ class RTLinearFormer(SegModel):
         return TrainOutputs(logits, (self.aux_head(high),))
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Main logits and the high-resolution output of stage 3, which the aux head reads."""
+        """Main logits, and the high branch after stage 3, which the auxiliary head reads."""
         x = F.relu(self.stage1(self.stem(x)), inplace=True)  # 1/4
         x8 = self.stage2(x)
         low = F.relu(self.stage3(F.relu(x8)), inplace=True)  # 1/16
