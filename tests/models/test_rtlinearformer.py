@@ -311,7 +311,7 @@ def test_half_precision_agrees_with_float32(trained, dtype, layout):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_gradient(name):
-    model = build_model(name, 7).train()
+    model = build_model(name, 7, drop_path=0.0).train()
     out = model.forward_train(torch.randn(2, 3, 97, 129))
     (out.logits.square().mean() + out.aux[0].square().mean()).backward()
     for key, p in model.named_parameters():
