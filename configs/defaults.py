@@ -9,7 +9,7 @@ def defaults() -> CfgNode:
 
     c.OUTPUT_DIR = "output"  # runs go to OUTPUT_DIR/<dataset>/<config stem>/
     c.GPUS = ()  # CUDA device numbers, one process each; () is GPU 0 if there is one, else the CPU
-    c.WORKERS = 4  # loader processes per training process; 0 loads in the process itself
+    c.WORKERS = 4  # loader processes per training process (on the CPU fewer); 0 loads in it
     c.SEED = 304  # of weights, shuffling and augmentation; --seed replaces it
     c.CUDNN_BENCHMARK = True  # let cuDNN time its algorithms; False with CUDNN_DETERMINISTIC
     c.CUDNN_DETERMINISTIC = False  # only deterministic kernels (slower)

@@ -25,7 +25,7 @@ from yacs.config import CfgNode
 from configs import get_config
 from configs.loader import run_folder
 from datasets import SceneDataset, get_meta, make_loader, quick_check
-from utils.distributed import check_gpus, init_world, set_backends
+from utils.distributed import check_gpus, init_world, set_backends, share_cores
 from utils.engine import evaluate
 from utils.metrics import ConfusionMatrix
 from utils.records import atomic_write, environment, write_json
@@ -50,7 +50,11 @@ def main() -> int:
     quick_check(dataset)
 
     print(f"{path}: {report}")
-    loader = make_loader(dataset, batch_size=config.TEST.BATCH_SIZE_PER_GPU, workers=config.WORKERS)
+    loader = make_loader(
+        dataset,
+        batch_size=config.TEST.BATCH_SIZE_PER_GPU,
+        workers=share_cores(config.WORKERS, world),
+    )
     confusion = ConfusionMatrix(meta.num_classes, meta.class_names, meta.ignore_label, world.device)
     name = list_name(config.DATASET.TEST_SET)
     writer = PictureWriter(config, dataset, folder, name)

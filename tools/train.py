@@ -38,6 +38,7 @@ from utils.distributed import (
     is_launched,
     relaunch,
     set_backends,
+    share_cores,
     synchronise_norms,
 )
 from utils.engine import TrainForm, evaluate, train_one_epoch
@@ -62,6 +63,7 @@ def main() -> int:
         benchmark=config.CUDNN_BENCHMARK,
         deterministic=config.CUDNN_DETERMINISTIC,
     )
+    workers = share_cores(config.WORKERS, world)
     folder = run_folder(config, args.cfg)
     t = config.TRAIN
 
@@ -86,12 +88,12 @@ def main() -> int:
         rank=world.rank,
         world_size=world.size,
     )
-    train_loader = make_loader(train_set, batch_sampler=sampler, workers=config.WORKERS)
+    train_loader = make_loader(train_set, batch_sampler=sampler, workers=workers)
     test_loader = make_loader(
         test_set,
         batch_size=config.TEST.BATCH_SIZE_PER_GPU,
         indices=range(world.rank, len(test_set), world.size),
-        workers=config.WORKERS,
+        workers=workers,
     )
 
     # what is learnt, and how

@@ -75,6 +75,23 @@ def init_world(gpus: Sequence[int]) -> World:
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
+def share_cores(workers: int, world: World) -> int:
+    """Loader processes to start; on the CPU also the number of threads of this process.
+
+    OpenMP threads wait for one another at every operation. A core that one of them shares with a
+    loader process makes all of them wait for its time slice, which costs far more than the core.
+    So each gets cores of its own, and the loader a quarter of them at most. OMP_NUM_THREADS, which
+    torchrun sets, has the last word.
+    """
+    if world.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
+        return workers
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    workers = min(workers, max(1, cores // 4))
+    torch.set_num_threads(max(1, cores - workers))
+    return workers
+
+
 def end_world() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

@@ -76,8 +76,7 @@ class Precision:
     def choose(cls, name: str, device: torch.device) -> "Precision":
         """Resolve "auto" for `device`. Raises ValueError where a type is not supported."""
         if name == "auto":
-            fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            return cls("bf16" if fast else "fp32", device)
+            return cls("bf16" if _has_bf16(device) else "fp32", device)
         if name == "fp16" and device.type == "cpu":
             raise ValueError("TRAIN.PRECISION fp16 needs a GPU; on the CPU: auto, fp32 or bf16")
         return cls(name, device)
@@ -92,3 +91,11 @@ class Precision:
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling, which only float16 needs."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the hardware computes in bfloat16 rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -104,7 +104,7 @@ def test_a_new_run_keeps_the_earlier_one(tmp_path, run, tiny):
 def test_two_processes_follow_the_curve_of_one_with_twice_the_batch(tmp_path, run, tiny):
     # Small steps of plain SGD: Adam and large steps blow rounding errors up to whole steps.
     sgd = ["TRAIN.OPTIMIZER", "sgd", "TRAIN.LR", 0.0005, "TRAIN.WARMUP_STEPS", 0]
-    plain = [*tiny, "MODEL.OPTIONS.drop_path", 0.0, *sgd]
+    plain = [*tiny, "MODEL.OPTIONS.drop_path", 0.0, "TRAIN.PRECISION", "fp32", *sgd]
     run("tools/train.py", *plain, "OUTPUT_DIR", tmp_path / "one")
     halves = [*plain, "TRAIN.BATCH_SIZE_PER_GPU", 2, "OUTPUT_DIR", tmp_path / "two"]
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "tools/train.py"]
