@@ -246,6 +246,13 @@ class LinearFormerBlock(nn.Module):
             low = low + self.high_to_low(high)
         return high, F.relu(low)
 
+    def quieten(self) -> None:
+        """Let the residual branches start small: from scratch, the loss falls faster so."""
+        attentions = (self.low_attention, self.high_attention)
+        feed_forwards = (self.low_feed_forward, self.high_feed_forward)
+        for conv in (*(a.project for a in attentions), *(f[-1] for f in feed_forwards)):
+            nn.init.constant_(conv.norm.weight, 0.1)
+
     def residual(self, x: Tensor, branch: Tensor) -> Tensor:
         """x + branch, in the memory of the branch."""
         y = self.drop(branch)
@@ -328,6 +335,8 @@ class RTLinearFormer(SegModel):
         )
         self.aux_head = SegHead(2 * c, head_channels, num_classes)
         kaiming_init(self, "fan_in")
+        for block in (self.block4, self.block5):
+            block.quieten()
 
     def forward(self, x: Tensor) -> Tensor:
         return self._features(x)[0]

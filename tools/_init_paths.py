@@ -15,7 +15,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry point; bad input ends as one sentence on stderr and exit status 2."""
     try:
         status = main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

@@ -54,26 +54,31 @@ def main() -> int:
     args = parse_args()
     config = get_config(args.cfg, args.opts)
     check_gpus(config.GPUS)
-    if len(config.GPUS) > 1 and not is_launched():
-        relaunch(len(config.GPUS))
-    world = init_world(config.GPUS)
     set_backends(
         seed=config.SEED,
         tf32=config.TF32,
         benchmark=config.CUDNN_BENCHMARK,
         deterministic=config.CUDNN_DETERMINISTIC,
     )
-    workers = share_cores(config.WORKERS, world)
     folder = run_folder(config, args.cfg)
     t = config.TRAIN
 
-    # data: everything that can be wrong with it is found before anything is built or written
+    # data: what can be wrong with it is found before processes are started or files written
     meta = get_meta(config.DATASET.DATASET)
     model = build_network(config, meta)
     train_set = build_dataset(config, train=True, need_boundary=model.has_boundary)
     test_set = build_dataset(config, train=False)
     quick_check(train_set)
     quick_check(test_set)
+    if not test_set.labelled:
+        raise ValueError(
+            f"DATASET.TEST_SET {config.DATASET.TEST_SET} names no labels; training scores every "
+            "epoch on it and needs image<TAB>label"
+        )
+    if len(config.GPUS) > 1 and not is_launched():
+        relaunch(len(config.GPUS))
+    world = init_world(config.GPUS)
+    workers = share_cores(config.WORKERS, world)
     batch = t.BATCH_SIZE_PER_GPU * t.ACCUMULATE * world.size
     steps_per_epoch = len(train_set) // batch
     if steps_per_epoch == 0:

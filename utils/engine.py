@@ -1,6 +1,7 @@
 """One epoch of training, one evaluation."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -61,9 +62,9 @@ def train_one_epoch(
     """
     train_form.train()
     batches, bad_in_a_row, start = iter(loader), 0, time.perf_counter() - progress.seconds
-    title, quiet = f"epoch {progress.epoch + 1}", not world.is_main
-    bar = tqdm(total=steps_per_epoch, initial=progress.step_in_epoch, desc=title, disable=quiet)
-    with bar:
+    title = f"epoch {progress.epoch + 1}"
+    with progress_bar(world, desc=title, total=steps_per_epoch) as bar:
+        bar.update(progress.step_in_epoch)
         while progress.step_in_epoch < steps_per_epoch:
             step = progress.epoch * steps_per_epoch + progress.step_in_epoch
             lr = lr_of_step(step)
@@ -99,6 +100,12 @@ def train_one_epoch(
             if stopping:
                 return False
     return True
+
+
+def progress_bar(world: World, **options: Any) -> tqdm:
+    """A bar with the time left, in one process; rarely redrawn where a file takes the output."""
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(disable=not world.is_main, mininterval=interval, leave=False, **options)
 
 
 def _backward(
@@ -165,7 +172,7 @@ def evaluate(
         False if a signal asked to stop before the end; `confusion` is then incomplete.
     """
     model.eval()
-    for batch in tqdm(loader, desc="evaluate", disable=not world.is_main):
+    for batch in progress_bar(world, desc="evaluate", iterable=loader):
         if stop is not None and stop.signal is not None:
             break
         image = batch["image"].to(world.device, non_blocking=True)
