@@ -39,9 +39,8 @@ def focus(x: Tensor, power: float, scale: float = 1.0) -> Tensor:
     """Channel feature focusing of non-negative `x`: ..., head_dim, tokens; times `scale`.
 
     x**power, rescaled so that the norm over the channels of every token is kept: the direction
-    moves towards its strongest channels. Tokens are divided by their strongest channel first,
-    which cancels in the rescaling: all powers and sums then fit float16, where the cube of a
-    plain activation above 40 would not.
+    moves towards its strongest channels. Tokens are divided by their strongest channel first; it
+    cancels in the rescaling, and float16 could not hold the cube of an activation above 40.
     """
     peak = x.detach().amax(-2, keepdim=True).clamp_min(EPS)
     unit = x / peak
@@ -145,7 +144,6 @@ class CrossAttention(nn.Module):
     """Cross-resolution ReLU linear attention: high-resolution queries, low-resolution keys.
 
     out_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j)), phi = ReLU.
-    `kv_pool_size` pools the low-resolution grid to that side first; 0 keeps it.
     """
 
     def __init__(
@@ -234,30 +232,16 @@ class LinearFormerBlock(nn.Module):
         self.drop = DropPath(drop_path)
 
     def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-        low = self.residual(self.low_shortcut(low), self.low_attention(low))
-        low = self.residual(low, self.low_feed_forward(low))
+        # Sums go into the memory of the branch, which nothing else needs.
+        low = self.drop(self.low_attention(low)).add_(self.low_shortcut(low))
+        low = self.drop(self.low_feed_forward(low)).add_(low)
         if self.low_to_high is not None:
-            context = resize_like(self.low_to_high(low), high)
-            context += high
-            high = context
-        high = self.residual(high, self.high_attention(high, low))
-        high = F.relu(self.residual(high, self.high_feed_forward(high)), inplace=True)
+            high = resize_like(self.low_to_high(low), high).add_(high)
+        high = self.drop(self.high_attention(high, low)).add_(high)
+        high = F.relu(self.drop(self.high_feed_forward(high)).add_(high), inplace=True)
         if self.high_to_low is not None:
             low = low + self.high_to_low(high)
         return high, F.relu(low)
-
-    def quieten(self) -> None:
-        """Let the residual branches start small: from scratch, the loss falls faster so."""
-        attentions = (self.low_attention, self.high_attention)
-        feed_forwards = (self.low_feed_forward, self.high_feed_forward)
-        for conv in (*(a.project for a in attentions), *(f[-1] for f in feed_forwards)):
-            nn.init.constant_(conv.norm.weight, 0.1)
-
-    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x + branch, in the memory of the branch."""
-        y = self.drop(branch)
-        y += x
-        return y
 
 
 class RTLinearFormer(SegModel):
@@ -335,8 +319,11 @@ class RTLinearFormer(SegModel):
         )
         self.aux_head = SegHead(2 * c, head_channels, num_classes)
         kaiming_init(self, "fan_in")
+        # Residual branches start small: from scratch the loss falls faster so.
         for block in (self.block4, self.block5):
-            block.quieten()
+            attentions = (block.low_attention.project, block.high_attention.project)
+            for last in (*attentions, block.low_feed_forward[-1], block.high_feed_forward[-1]):
+                nn.init.constant_(last.norm.weight, 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._features(x)[0]
