@@ -151,6 +151,7 @@ def main() -> int:
             progress.restart_epoch()
         log.forget_after(progress.epoch)
         changed = changed_keys(config, saved["config"])
+        changed.pop("TRAIN.RESUME", None)
         report = f"resumed after epoch {progress.epoch}, step {progress.step_in_epoch}"
         report += "".join(f"; {key} {then} -> {now}" for key, (then, now) in changed.items())
     train_form = TrainForm(model)
