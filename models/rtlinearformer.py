@@ -6,10 +6,9 @@ this is a re-implementation from the published description; what that leaves ope
 
 Skeleton of RTFormer (arXiv 2210.07124) at width c: a stem and three stages of BasicBlocks (c, 2c,
 4c), then a high-resolution branch (1/8, 2c) beside a low-resolution one (1/16 to 1/32, 8c), where
-stages 4 and 5 are blocks of two attentions whose cost is linear in the number of tokens. Low:
-multi-scale tokens as in EfficientViT (arXiv 2205.14756), focused as in FLatten Transformer (arXiv
-2308.00442), attention between channels as in XCiT (arXiv 2106.09681). High: ReLU linear attention
-to the low-resolution tokens.
+stages 4 and 5 hold two attentions of a cost linear in the tokens. Low: multi-scale tokens as in
+EfficientViT (arXiv 2205.14756), focused as in FLatten Transformer (arXiv 2308.00442), attention
+between channels as in XCiT (arXiv 2106.09681). High: ReLU linear attention to the low tokens.
 """
 
 import copy
@@ -35,12 +34,13 @@ from models.registry import register
 EPS = 1e-4  # 1 / EPS still fits float16
 
 
-def focus(x: Tensor, power: float, scale: float = 1.0) -> Tensor:
-    """Channel feature focusing of non-negative `x`: ..., head_dim, tokens; times `scale`.
+def focus(x: Tensor, power: float, *, bounded: bool = False) -> Tensor:
+    """Channel feature focusing of non-negative `x`: ..., head_dim, tokens.
 
     x**power, rescaled so that the norm over the channels of every token is kept: the direction
     moves towards its strongest channels. Tokens are divided by their strongest channel first; it
     cancels in the rescaling, and float16 could not hold the cube of an activation above 40.
+    `bounded`: divided per head so that products summed over the tokens stay below head_dim.
     """
     peak = x.detach().amax(-2, keepdim=True).clamp_min(EPS)
     unit = x / peak
@@ -49,7 +49,8 @@ def focus(x: Tensor, power: float, scale: float = 1.0) -> Tensor:
     # Both sums are at least 1 where any channel is active; a dead token stays zero.
     length = square.sum(-2, keepdim=True).clamp_min(EPS)
     sharp_length = (sharp * sharp).sum(-2, keepdim=True).clamp_min(EPS)
-    return sharp * (peak * (length / sharp_length).sqrt() * scale)
+    scale = peak / peak.amax(-1, keepdim=True) * x.shape[-1] ** -0.5 if bounded else peak
+    return sharp * (scale * (length / sharp_length).sqrt())
 
 
 def apply_matrix(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -128,15 +129,14 @@ class ChannelAttention(nn.Module):
     def attention(self, qk: Tensor) -> Tensor:
         """softmax(temperature * cosine(q_i, k_j)) over j: N, heads, head_dim, head_dim.
 
-        qk: N, 2 * channels, tokens; overwritten. The L2 normalisation along the tokens acts on the
-        small matrix; with tokens over sqrt(their number) no sum leaves the range of float16.
+        qk: N, 2 * channels, tokens; overwritten. The tokens' L2 norms divide the small matrix.
         """
         qk = F.relu(qk, inplace=True).unflatten(1, (2, -1, self.head_dim))
-        qk = focus(qk, self.power, qk.shape[-1] ** -0.5)
+        qk = focus(qk, self.power, bounded=True)
         norm = torch.linalg.vector_norm(qk, dim=-1, dtype=torch.float32).clamp_min(EPS)
         q, k = qk.unbind(1)  # N, heads, head_dim, tokens
         q_norm, k_norm = norm.unbind(1)
-        cosine = (q @ k.transpose(-1, -2)) / (q_norm[..., :, None] * k_norm[..., None, :])
+        cosine = q @ k.transpose(-1, -2) / q_norm[..., :, None] / k_norm[..., None, :]
         return torch.softmax(self.temperature * cosine, -1)
 
 
@@ -174,11 +174,10 @@ class CrossAttention(nn.Module):
 
         Both over the mean of the latter: the quotient is the same, and float16 holds them.
         """
-        device = kv.device.type
+        k, v = kv.float().flatten(2).unflatten(1, (2, self.heads, -1)).unbind(1)
+        k, device = F.relu(k), k.device.type
         mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            k, v = kv.float().flatten(2).unflatten(1, (2, self.heads, -1)).unbind(1)
-            k = F.relu(k)
             total = k.mean(-1)
             state = v @ k.transpose(-1, -2) / k.shape[-1]
             scale = 1.0 / total.mean(-1, keepdim=True).clamp_min(EPS)
