@@ -202,7 +202,8 @@ class LinearFormerBlock(nn.Module):
     """One stage of both branches.
 
     high: N, high, h, w. low: N, low_out, ceil(h / 4), ceil(w / 4); where `low_in` differs from
-    `low_out` the low input is twice as fine. Both outputs end with a ReLU.
+    `low_out` the low input is twice as fine.
+    Differs from RTFormer: norms stand behind the convolutions, where they fold; outputs are ReLUd.
     """
 
     def __init__(
@@ -231,7 +232,6 @@ class LinearFormerBlock(nn.Module):
         self.drop = DropPath(drop_path)
 
     def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-        # Sums go into the memory of the branch, which nothing else needs.
         low = self.drop(self.low_attention(low)).add_(self.low_shortcut(low))
         low = self.drop(self.low_feed_forward(low)).add_(low)
         if self.low_to_high is not None:
