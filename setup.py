@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
 setup(
     name="rtseg",
@@ -10,12 +10,12 @@ setup(
     description="Training, evaluation and timing of real-time semantic segmentation networks",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    python_requires=">=3.10",
-    packages=find_packages(include=["configs*", "datasets*", "models*", "utils*"]),
+    python_requires=">=3.10,<3.13",
+    packages=[],  # the folders of the root are imported from there, not installed
     install_requires=[
         "torch>=2.11",
         "numpy>=2.0",
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.11",
         "yacs>=0.1.8",
         "pyyaml>=6.0",
         "tensorboardX>=2.6",

@@ -21,7 +21,7 @@ def defaults() -> CfgNode:
     c.DATASET.TRAIN_SET = "list/cityscapes/train.lst"  # relative to ROOT; synthetic: "first:last"
     c.DATASET.TEST_SET = "list/cityscapes/val.lst"  # evaluated; synthetic: "first:last"
     c.DATASET.LABELS = ""  # how label files spell classes; "" is the dataset's published encoding
-    c.DATASET.SIZE = (360, 480)  # synthetic only: height, width of the drawn scenes
+    c.DATASET.SIZE = (480, 360)  # synthetic only: width, height of the drawn scenes
     c.DATASET.CLASS_WEIGHTS = True  # weigh classes in the loss where the dataset states weights
 
     c.MODEL = CfgNode()

@@ -199,6 +199,9 @@ def _check(c: CfgNode) -> None:
     numbers("TRAIN.SCALE_RANGE", c.TRAIN.SCALE_RANGE, 2, (int, float))
     low, high = c.TRAIN.SCALE_RANGE
     need(low <= high, "TRAIN.SCALE_RANGE", c.TRAIN.SCALE_RANGE, "smaller factor first")
+    weights = c.LOSS.AUX_WEIGHTS
+    ok = all(type(w) in (int, float) and w >= 0 for w in weights)
+    need(ok, "LOSS.AUX_WEIGHTS", weights, "numbers of 0 or more, one per auxiliary head")
     numbers("TEST.SCALES", c.TEST.SCALES, None, (int, float))
     need(bool(c.TEST.SCALES), "TEST.SCALES", c.TEST.SCALES, "at least one factor, such as (1.0,)")
     for key, value in (("TEST.SLIDE", c.TEST.SLIDE), ("TEST.STRIDE", c.TEST.STRIDE)):

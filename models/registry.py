@@ -59,6 +59,9 @@ def build_model(name: str, num_classes: int, **options) -> SegModel:
         raise ValueError(
             f"{canonical} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}"
         )
-    model = cls(num_classes, **{**defaults, **options})
+    try:
+        model = cls(num_classes, **{**defaults, **options})
+    except TypeError as error:
+        raise ValueError(f"{canonical} cannot be built with options {options}: {error}") from error
     model.architecture, model.options = canonical, dict(options)
     return model

@@ -11,7 +11,12 @@ from configs import get_config
 from models import resolve_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "data/README.md",
+    ROOT / "pretrained_models/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def commands():

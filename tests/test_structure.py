@@ -1,4 +1,4 @@
-"""The shape of the house: who may import whom, and how long a file may grow."""
+"""Who may import whom."""
 
 import ast
 from pathlib import Path

@@ -15,7 +15,7 @@ from datasets import (
 from datasets.synthetic import SyntheticScenes
 from models import SegModel, build_model
 from models.weights import load_weights
-from utils.checkpoint import check_classes, read_checkpoint
+from utils.checkpoint import check_belongs, read_checkpoint
 from utils.criterion import SegCriterion
 
 
@@ -41,7 +41,7 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
     if meta.name == "synthetic":
         first, last = scene_range(name, f"DATASET.{key}")
         return SyntheticScenes(
-            first, last, config.DATASET.SIZE, transform=transform, need_boundary=need_boundary
+            first, last, config.DATASET.SIZE[::-1], transform=transform, need_boundary=need_boundary
         )
     return SegmentationDataset(
         config.DATASET.ROOT,
@@ -71,15 +71,21 @@ def build_network(config: CfgNode, meta: DatasetMeta) -> SegModel:
 def load_into(
     model: SegModel, path: str | Path, meta: DatasetMeta, reset: tuple[str, ...] = (), key: str = ""
 ) -> str:
-    """Fill `model` from a weight file after checking that its classes are the dataset's.
+    """Fill `model` from a weight file after checking that the file belongs to model and dataset.
 
     Returns the one-line report of `load_weights`. `key` is the setting that named the file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{key} {path} does not exist")
     checkpoint = read_checkpoint(path)
-    if checkpoint is not None and not reset:
-        check_classes(checkpoint, path, meta.name, meta.class_names)
+    if checkpoint is not None and checkpoint["architecture"] == model.architecture and not reset:
+        check_belongs(
+            checkpoint,
+            path,
+            dataset=meta.name,
+            class_names=meta.class_names,
+            options=model.options,
+        )
     return load_weights(model, path, reset=reset)
 
 

@@ -22,7 +22,7 @@ CONFIG = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
 
 def main() -> int:
     config = get_config(_init_paths.ROOT / CONFIG)
-    height, width = config.DATASET.SIZE
+    width, height = config.DATASET.SIZE
     folder = Path(run_folder(config, CONFIG))
     speed = folder / "speed.json"
     began = time.perf_counter()

@@ -25,7 +25,7 @@ from yacs.config import CfgNode
 from configs import get_config
 from configs.loader import run_folder
 from datasets import SceneDataset, get_meta, make_loader, quick_check
-from utils.distributed import check_gpus, init_world, set_backends, share_cores
+from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
 from utils.metrics import ConfusionMatrix
 from utils.records import atomic_write, environment, write_json
@@ -36,6 +36,8 @@ def main() -> int:
     args = parse_args()
     config = get_config(args.cfg, args.opts)
     check_gpus(config.GPUS)
+    if is_launched():
+        raise ValueError("tools/eval.py runs as one process; start it without torchrun")
     world = init_world(config.GPUS[:1])
     set_backends(seed=config.SEED, tf32=config.TF32, benchmark=False, deterministic=False)
     folder = run_folder(config, args.cfg)
@@ -49,21 +51,21 @@ def main() -> int:
     dataset = build_dataset(config, train=False)
     quick_check(dataset)
 
-    print(f"{path}: {report}")
+    print(f"{path}: {report}; on {world.device}")
     loader = make_loader(
         dataset,
         batch_size=config.TEST.BATCH_SIZE_PER_GPU,
         workers=share_cores(config.WORKERS, world),
     )
     confusion = ConfusionMatrix(meta.num_classes, meta.class_names, meta.ignore_label, world.device)
-    name = list_name(config.DATASET.TEST_SET)
+    name = record_name(config)
     writer = PictureWriter(config, dataset, folder, name)
     views = view_options(config)
     model.to(world.device, memory_format=torch.channels_last)
     evaluate(model, loader, confusion, world=world, on_batch=writer, **views)
 
     record: dict[str, Any] = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["python", "tools/eval.py", *sys.argv[1:]],
         "config": str(args.cfg),
         "architecture": model.architecture,
         "dataset": meta.name,
@@ -98,9 +100,18 @@ def view_options(config: CfgNode) -> dict[str, Any]:
     return views
 
 
-def list_name(test_set: str) -> str:
-    """A test set as part of a file name: list/camvid/test.lst is "test", 0:100 is "0-100"."""
-    return Path(test_set).stem.replace(":", "-")
+def record_name(config: CfgNode) -> str:
+    """What tells this evaluation's files from others': list, weights if named, views if several.
+
+    list/camvid/test.lst is "test", scenes 0:100 are "0-100".
+    """
+    test = config.TEST
+    parts = [Path(config.DATASET.TEST_SET).stem.replace(":", "-")]
+    parts += [Path(test.MODEL_FILE).stem] if test.MODEL_FILE else []
+    parts += ["flip"] if test.FLIP_TEST else []
+    parts += ["scales"] if len(test.SCALES) > 1 else []
+    parts += ["slide"] if test.SLIDE else []
+    return "_".join(parts)
 
 
 class PictureWriter:

@@ -79,10 +79,19 @@ def main() -> int:
         )
     complete = report(tree, args.dataset)
     out = args.out or args.root / "list" / args.dataset
-    if not complete and out.resolve() == REPOSITORY_DATA / "list" / args.dataset:
-        print(f"nothing written: {out} keeps the published lists; --out DIR lists what is there")
+    lists = list_files(tree)
+    published = REPOSITORY_DATA / "list" / args.dataset
+    if out.resolve() == published and any(
+        (published / name).read_text(encoding="utf-8") != text for name, text in lists.items()
+    ):
+        print(
+            f"nothing written: {out} keeps the published lists, which these files do not match. "
+            "Move the dataset below another ROOT, or name a folder for its lists with --out DIR"
+        )
         return 1
-    write_lists(tree, out)
+    for name, text in lists.items():
+        atomic_write(out / name, text)
+        print(f"{out / name}: {text.count(chr(10))} lines written")
     return 0 if complete else 1
 
 
@@ -101,10 +110,17 @@ def scan_cityscapes(folder: Path, labels: str) -> Tree:
 
 
 def scan_camvid(folder: Path) -> Tree:
-    """All frames under images/ with their labels under labels/, flat or in folders."""
+    """All frames with their labels, in one of two layouts.
+
+    images/ and labels/, flat or with a folder per split; or, as the SegNet tutorial distributes the
+    480x360 version, <split>/ and <split>annot/.
+    """
     tree = Tree()
-    images = _by_frame(folder / "images", (".png", ".jpg", ".jpeg"))
-    labels = _by_frame(folder / "labels", (".png",))
+    segnet = [folder / split for split in SPLITS if (folder / f"{split}annot").is_dir()]
+    image_folders = segnet or [folder / "images"]
+    label_folders = [f.with_name(f"{f.name}annot") for f in segnet] or [folder / "labels"]
+    images = _by_frame(image_folders, (".png", ".jpg", ".jpeg"))
+    labels = _by_frame(label_folders, (".png",))
     misplaced, strange = [], []
     for frame, image in sorted(images.items()):
         split = split_of(frame)
@@ -121,9 +137,9 @@ def scan_camvid(folder: Path) -> Tree:
     return tree
 
 
-def _by_frame(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+def _by_frame(folders: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(path for folder in folders for path in folder.rglob("*")):
         if path.suffix.lower() not in suffixes or not path.is_file():
             continue
         frame = path.stem.removesuffix("_L")
@@ -160,19 +176,19 @@ def _published_frames(dataset: str, split: str) -> set[str]:
     return {Path(entry.image).stem.removesuffix("_leftImg8bit") for entry in entries}
 
 
-def write_lists(tree: Tree, folder: Path) -> None:
-    """One list per split that has frames, and train + val."""
+def list_files(tree: Tree) -> dict[str, str]:
+    """File name -> content: one list per split that has frames, and train + val."""
     lists = {split: list(tree.pairs[split].values()) for split in SPLITS}
     if lists["train"] and lists["val"]:
         lists["trainval"] = lists["train"] + lists["val"]
     for name, pairs in lists.items():
         if not pairs:
             print(f"{name}.lst: not written, no file belongs to it")
-            continue
-        path = folder / f"{name}.lst"
-        lines = ("\t".join(filter(None, pair)) + "\n" for pair in pairs)
-        atomic_write(path, "".join(lines))
-        print(f"{path}: {len(pairs)} lines written")
+    return {
+        f"{name}.lst": "".join("\t".join(filter(None, pair)) + "\n" for pair in pairs)
+        for name, pairs in lists.items()
+        if pairs
+    }
 
 
 def _some(names: Iterable[str]) -> str:

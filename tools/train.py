@@ -14,11 +14,13 @@ import functools
 import signal
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import _init_paths
 import torch
 from builders import build_criterion, build_dataset, build_network, load_into
+from yacs.config import CfgNode
 
 from configs import get_config
 from configs.loader import changed_keys, run_folder
@@ -36,10 +38,11 @@ from utils.distributed import (
     end_world,
     init_world,
     is_launched,
-    relaunch,
+    launch,
     set_backends,
     share_cores,
     synchronise_norms,
+    wait_for_all,
 )
 from utils.engine import TrainForm, evaluate, train_one_epoch
 from utils.logger import RunLog
@@ -76,7 +79,7 @@ def main() -> int:
             "epoch on it and needs image<TAB>label"
         )
     if len(config.GPUS) > 1 and not is_launched():
-        relaunch(len(config.GPUS))
+        return launch(len(config.GPUS))
     world = init_world(config.GPUS)
     workers = share_cores(config.WORKERS, world)
     batch = t.BATCH_SIZE_PER_GPU * t.ACCUMULATE * world.size
@@ -106,6 +109,7 @@ def main() -> int:
     saved, weights = None, config.MODEL.PRETRAINED
     if t.RESUME and (folder / "last.pt").exists():
         saved = read_resumable(folder / "last.pt", model.architecture, meta.class_names)
+        refuse_changes(config, saved["config"], folder / "last.pt")
     elif weights:
         report = load_into(model, weights, meta, config.MODEL.RESET, "MODEL.PRETRAINED")
     criterion = build_criterion(config, model, meta).to(world.device)
@@ -136,15 +140,20 @@ def main() -> int:
 
     # where the run stands; from here on Ctrl-C and SIGTERM wait for the end of a step
     stop = StopRequest()
-    if world.is_main and saved is None:
-        keep_earlier_run(folder)
+    wait_for_all(world)
+    aside = keep_earlier_run(folder) if world.is_main and saved is None else None
     log = RunLog(folder, enabled=world.is_main)
+    if aside is not None:
+        log.info(f"an earlier run was in {folder}; it is kept as {aside}")
+    if t.RESUME and saved is None:
+        log.info(f"TRAIN.RESUME: there is no {folder / 'last.pt'}; starting anew")
     progress = Progress()
     torch.manual_seed(config.SEED + world.rank)
     if saved is not None:
         model.load_state_dict(saved["model"])
         restore_optimizer(optimizer, saved["optimizer"])
-        scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"] and scaler.is_enabled():
+            scaler.load_state_dict(saved["scaler"])
         progress = Progress(**saved["progress"])
         same = restore_random_state(saved["random"], world) and saved["batch"] == batch
         if not same or saved["steps_per_epoch"] != steps_per_epoch:
@@ -193,7 +202,6 @@ def main() -> int:
         for name in names:
             save_checkpoint(folder / name, content | (training if name == "last.pt" else {}))
 
-    confusion = None
     while progress.epoch < t.END_EPOCH:
         epoch = progress.epoch + 1
         sampler.set_epoch(progress.epoch, start_batch=progress.step_in_epoch * t.ACCUMULATE)
@@ -233,7 +241,7 @@ def main() -> int:
             log.close()
             end_world()
             return 128 + (stop.signal or signal.SIGTERM)
-        is_best = (result.get("miou") or -1.0) > progress.best_miou
+        is_best = result.get("miou") is not None and result["miou"] > progress.best_miou
         if is_best:
             progress.best_miou, progress.best_epoch = result["miou"], epoch
         record = {
@@ -247,18 +255,30 @@ def main() -> int:
             **result,
         }
         log.metrics(record)
+        if result:
+            log.info(confusion.table())
         log.info(epoch_line(record, t.END_EPOCH, progress))
         progress.end_epoch()
         save("last.pt", *(["best.pt"] if is_best else []))
         if world.is_main:
             plot_curve(log.metrics_file, folder / "curve.png")
-    if confusion is not None:
-        log.info(confusion.table())
-    log.info(f"best mIoU {100 * progress.best_miou:.2f} after epoch {progress.best_epoch}")
+    if progress.best_epoch:
+        log.info(f"best mIoU {100 * progress.best_miou:.2f} after epoch {progress.best_epoch}")
     log.info(f"run folder {folder}; score it: python tools/eval.py --cfg {args.cfg}")
     log.close()
     end_world()
     return 0
+
+
+def refuse_changes(config: CfgNode, earlier: str, path: Path) -> None:
+    """Raise ValueError if a setting differs that a run cannot change on its way."""
+    changed = changed_keys(config, earlier)
+    for key, (then, now) in changed.items():
+        if key.startswith("MODEL.OPTIONS") or key in ("TRAIN.OPTIMIZER", "TRAIN.WD_ON_NORM"):
+            raise ValueError(
+                f"{path} is a run with {key} {then}, which cannot become {now} on the way; set it "
+                "back, or start anew with TRAIN.RESUME False"
+            )
 
 
 def scores(confusion: ConfusionMatrix) -> dict[str, Any]:
@@ -274,7 +294,8 @@ def scores(confusion: ConfusionMatrix) -> dict[str, Any]:
 
 def epoch_line(record: dict[str, Any], epochs: int, progress: Progress) -> str:
     """One line of the log about an epoch, with the time that the rest will take."""
-    line = f"epoch {record['epoch']}/{epochs} loss {record['loss']:.4f}"
+    loss = "-" if record["loss"] is None else f"{record['loss']:.4f}"
+    line = f"epoch {record['epoch']}/{epochs} loss {loss}"
     if record.get("miou") is not None:
         line += f" mIoU {100 * record['miou']:.2f} (best {100 * progress.best_miou:.2f})"
     if record["skipped"]:

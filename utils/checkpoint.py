@@ -39,16 +39,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any] | None:
     return content if ours else None
 
 
-def check_classes(
-    checkpoint: dict[str, Any], path: str | Path, dataset: str, class_names: Sequence[str]
+def check_belongs(
+    checkpoint: dict[str, Any],
+    path: str | Path,
+    *,
+    dataset: str,
+    class_names: Sequence[str],
+    options: dict[str, Any],
 ) -> None:
-    """Raise ValueError if a checkpoint of this project was trained on other classes."""
+    """Raise ValueError if a checkpoint was trained on another dataset or with other options."""
     theirs = list(checkpoint["class_names"])
-    if theirs != list(class_names):
+    if checkpoint["dataset"] != dataset or theirs != list(class_names):
         raise ValueError(
             f"{path} was trained on {checkpoint['dataset']} ({len(theirs)} classes); "
-            f"DATASET.DATASET is {dataset} ({len(class_names)} classes). To fine-tune, name it as "
-            "MODEL.PRETRAINED and set MODEL.RESET \"('head', 'aux_head')\""
+            f"DATASET.DATASET is {dataset} ({len(class_names)} classes). To fine-tune, train with "
+            """it as MODEL.PRETRAINED and MODEL.RESET "('head', 'aux_head')\""""
+        )
+    if checkpoint["options"] != options:
+        raise ValueError(
+            f"{path} was trained with MODEL.OPTIONS {checkpoint['options']}; they are {options} "
+            "here and must be the same"
         )
 
 

@@ -1,14 +1,22 @@
 """Processes and devices: one process per GPU, gloo on the CPU, none of it for a single process."""
 
 import os
+import signal
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+GRACE_SECONDS = 5  # for the other processes to end by themselves when one has failed
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ def check_gpus(gpus: Sequence[int]) -> None:
 
 
 def is_launched() -> bool:
-    """True inside a process that torchrun (or `relaunch`) started."""
+    """True inside a process that torchrun or `launch` started."""
     return "LOCAL_RANK" in os.environ
 
 
@@ -51,19 +59,59 @@ def set_backends(*, seed: int, tf32: bool, benchmark: bool, deterministic: bool)
     torch.backends.cudnn.deterministic = deterministic
 
 
-def relaunch(processes: int) -> None:
-    """Replace this process by torchrun, which runs the same command once per process."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
+def launch(processes: int) -> int:
+    """Run this very command once per process on this host.
+
+    SIGINT and SIGTERM go on to all of them. When one fails, the others are ended.
+
+    Returns:
+        Exit status: of the first process that failed, 0 if none did.
+    """
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = [
+        subprocess.Popen(
+            [sys.executable, *sys.argv],
+            env={"OMP_NUM_THREADS": threads} | os.environ | world | {"RANK": r, "LOCAL_RANK": r},
+            start_new_session=True,  # a terminal's Ctrl-C comes through this process alone
+        )
+        for r in map(str, range(processes))
+    ]
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    earlier = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    failed: subprocess.Popen | None = None
+    while None in [child.poll() for child in children]:
+        failed = failed or next((c for c in children if c.returncode), None)
+        if failed is not None:
+            time.sleep(GRACE_SECONDS)
+            for child in children:
+                child.kill()
+        time.sleep(0.1)
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+    failed = failed or next((c for c in children if c.returncode), None)
+    return 0 if failed is None else abs(failed.returncode)
 
 
 def init_world(gpus: Sequence[int]) -> World:
     """The device of this process, and the process group if there are several processes."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if gpus and len(gpus) != processes:
+        raise ValueError(
+            f"GPUS {tuple(gpus)} names {len(gpus)} devices for {processes} processes on this host; "
+            "name one each, or leave GPUS out"
+        )
     if torch.cuda.is_available():
-        index = gpus[local_rank] if local_rank < len(gpus) else local_rank
+        index = gpus[local_rank] if gpus else local_rank
         check_gpus([index])
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
@@ -96,6 +144,12 @@ def end_world() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def wait_for_all(world: World) -> None:
+    """Return once every process has come here."""
+    if world.size > 1:
+        dist.barrier()
 
 
 def sum_over_processes(values: Tensor, world: World) -> Tensor:

@@ -1,7 +1,6 @@
 """One epoch of training, one evaluation."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ from utils.logger import RunLog
 from utils.optim import set_learning_rate
 from utils.run_state import Precision, Progress, StopRequest
 
-MAX_BAD_STEPS = 20  # steps in a row without a finite loss before a run gives up
+MAX_BAD_STEPS = 20  # steps in a row without a finite loss and gradient before a run gives up
 
 
 class TrainForm(nn.Module):
@@ -58,42 +57,49 @@ def train_one_epoch(
         True at the end of the epoch, False if a signal asked to stop before.
 
     Raises:
-        FloatingPointError: the loss was not finite MAX_BAD_STEPS times in a row.
+        FloatingPointError: loss or gradient was not finite MAX_BAD_STEPS times in a row.
     """
     train_form.train()
-    batches, bad_in_a_row, start = iter(loader), 0, time.perf_counter() - progress.seconds
-    title = f"epoch {progress.epoch + 1}"
-    with progress_bar(world, desc=title, total=steps_per_epoch) as bar:
-        bar.update(progress.step_in_epoch)
+    parameters = [p for p in train_form.parameters() if p.requires_grad]
+    statistics = NormStatistics(train_form)
+    batches, start = iter(loader), time.perf_counter() - progress.seconds
+    title, done = f"epoch {progress.epoch + 1}", progress.step_in_epoch
+    with progress_bar(world, desc=title, total=steps_per_epoch, initial=done) as bar:
         while progress.step_in_epoch < steps_per_epoch:
             step = progress.epoch * steps_per_epoch + progress.step_in_epoch
             lr = lr_of_step(step)
             set_learning_rate(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
+            statistics.remember()
             losses, names = _backward(
                 train_form, criterion, batches, accumulate, world, precision, scaler
             )
+            if scaler.is_enabled():
+                scaler.unscale_(optimizer)  # a norm of inf is then the scaler's own business
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if not scaler.is_enabled():
+                losses["grad_norm"] = norm
             values, stopping = _agree(losses, stop, world)
             progress.step_in_epoch += 1
             progress.seconds = time.perf_counter() - start
             if all(map(math.isfinite, values.values())):
-                bad_in_a_row = 0
                 if clip_grad:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(train_form.parameters(), clip_grad)
+                    nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
                 scaler.step(optimizer)
-                scaler.update()
+                progress.bad_in_a_row = 0
                 for name, value in values.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
             else:
-                bad_in_a_row += 1
+                statistics.restore()
+                progress.bad_in_a_row += 1
                 progress.skipped += 1
-                log.info(f"step {step + 1} skipped: loss not finite on {', '.join(names)}")
-                if bad_in_a_row == MAX_BAD_STEPS:
+                log.info(f"step {step + 1} skipped: not finite on {', '.join(names)}")
+                if progress.bad_in_a_row >= MAX_BAD_STEPS:
                     raise FloatingPointError(
-                        f"the loss was not finite {bad_in_a_row} steps in a row; try a lower "
-                        f"TRAIN.LR (now {lr:.3g}) or TRAIN.PRECISION fp32"
+                        f"loss or gradient was not finite {progress.bad_in_a_row} steps in a row; "
+                        f"try a lower TRAIN.LR (now {lr:.3g}) or TRAIN.PRECISION fp32"
                     )
+            scaler.update()
             log.scalars({f"train/{n}": v for n, v in values.items()} | {"train/lr": lr}, step + 1)
             bar.set_postfix(loss=f"{values['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
             bar.update()
@@ -102,10 +108,27 @@ def train_one_epoch(
     return True
 
 
+class NormStatistics:
+    """Running statistics of all norms, so that a step that is left out leaves no trace in them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.live = list(module.buffers())
+        self.kept = [b.clone() for b in self.live]
+
+    def remember(self) -> None:
+        """Keep the present values."""
+        if self.live:
+            torch._foreach_copy_(self.kept, self.live)
+
+    def restore(self) -> None:
+        """Go back to the values kept."""
+        if self.live:
+            torch._foreach_copy_(self.live, self.kept)
+
+
 def progress_bar(world: World, **options: Any) -> tqdm:
-    """A bar with the time left, in one process; rarely redrawn where a file takes the output."""
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(disable=not world.is_main, mininterval=interval, leave=False, **options)
+    """A bar with the time left: in one process, on a terminal."""
+    return tqdm(disable=None if world.is_main else True, leave=False, **options)
 
 
 def _backward(

@@ -36,7 +36,8 @@ class Progress:
         epoch: epochs finished, evaluation included.
         step_in_epoch: optimiser steps done of the epoch under way.
         sums: loss parts summed over the finite steps of that epoch.
-        skipped: steps of that epoch left out because the loss was not finite.
+        skipped: steps of that epoch left out because loss or gradient was not finite.
+        bad_in_a_row: such steps since the last good one, over epochs.
         seconds: time those steps took.
         best_miou: best mean IoU of the evaluations so far (0..1), -1 before the first.
         best_epoch: epochs finished at that evaluation.
@@ -46,14 +47,15 @@ class Progress:
     step_in_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
+    bad_in_a_row: int = 0
     seconds: float = 0.0
     best_miou: float = -1.0
     best_epoch: int = 0
 
-    def means(self) -> dict[str, float]:
-        """Loss parts averaged over the finite steps of the epoch under way."""
+    def means(self) -> dict[str, float | None]:
+        """Averages over the finite steps of the epoch under way; a loss of None without any."""
         finite = max(1, self.step_in_epoch - self.skipped)
-        return {name: value / finite for name, value in self.sums.items()}
+        return {"loss": None} | {name: value / finite for name, value in self.sums.items()}
 
     def end_epoch(self) -> None:
         """Count the epoch; the next one starts from nothing."""

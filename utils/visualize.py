@@ -38,7 +38,7 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
 
 def plot_curve(metrics_file: str | Path, path: str | Path) -> None:
     """Draw loss and mIoU over the epochs of a run's metrics.jsonl."""
-    records = read_metrics(metrics_file)
+    records = [r for r in read_metrics(metrics_file) if r["loss"] is not None]
     scored = [r for r in records if r.get("miou") is not None]
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False}):
         figure = Figure(figsize=(7, 4), layout="constrained")

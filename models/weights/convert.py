@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from models import pidnet, rtformer
 from models.layers.reparam import fuse
 from models.registry import build_model, list_models
 from models.weights.pidnet import PIDNET
@@ -14,12 +15,12 @@ from models.weights.rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER
 from models.weights.rules import Dialect, OwnNames, Renaming, rename_keys, strip_wrappers
 
 # Class of a network or block -> the foreign dialects that it reads.
-DIALECTS: dict[str, tuple[Dialect, ...]] = {
-    "PIDNet": PIDNET,
-    "RTFormer": RTFORMER,
-    "RTFormerBlock": RTFORMER_BLOCK,
-    "GroupedAttention": GROUPED_ATTENTION,
-    "CrossAttention": CROSS_ATTENTION,
+DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
+    pidnet.PIDNet: PIDNET,
+    rtformer.RTFormer: RTFORMER,
+    rtformer.RTFormerBlock: RTFORMER_BLOCK,
+    rtformer.GroupedAttention: GROUPED_ATTENTION,
+    rtformer.CrossAttention: CROSS_ATTENTION,
 }
 
 
@@ -44,7 +45,7 @@ def rename_for(model: nn.Module, keys: Iterable[str]) -> Renaming:
     keys = list(keys)
     prefix = strip_wrappers(keys)
     own = OwnNames(frozenset(model.state_dict()))
-    candidates = (own, *DIALECTS.get(type(model).__name__, ()))
+    candidates = (own, *DIALECTS.get(type(model), ()))
     bare = [k[len(prefix) :] for k in keys]
     best = max((rename_keys(d, bare) for d in candidates), key=lambda r: len(r.sources))
     return Renaming(
@@ -237,7 +238,7 @@ def _probe(name: str) -> nn.Module:
 
 
 def _accepted(model: nn.Module) -> str:
-    return ", ".join(["this project's", *(d.name for d in DIALECTS.get(type(model).__name__, ()))])
+    return ", ".join(["this project's", *(d.name for d in DIALECTS.get(type(model), ()))])
 
 
 def _list(keys: Sequence[str]) -> str:

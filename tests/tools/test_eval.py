@@ -47,7 +47,7 @@ def test_views_and_windows_run_and_are_recorded(trained, run, tiny):
     views = "TEST.FLIP_TEST True TEST.SCALES (0.75,1.0) TEST.SLIDE (64,48) TEST.STRIDE (32,24)"
     model = trained / RUN / "last.pt"
     run("tools/eval.py", *tiny, "OUTPUT_DIR", trained, *views.split(), "TEST.MODEL_FILE", model)
-    record = json.loads((trained / RUN / "eval_100-104.json").read_text())
+    record = json.loads((trained / RUN / "eval_100-104_last_flip_scales_slide.json").read_text())
     assert record["views"]["flip"] is True and record["views"]["scales"] == [0.75, 1.0]
     assert record["views"]["crop_size"] == [48, 64] and record["weights"] == str(model)
 

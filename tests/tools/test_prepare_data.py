@@ -121,3 +121,28 @@ def test_published_lists_are_not_replaced_by_shorter_ones(prepare, root, tmp_pat
     assert len(read_list(data / "list/camvid/train.lst")) == 367
     prepare("camvid", data, "--out", tmp_path / "out", status=1)
     assert len(read_list(tmp_path / "out/train.lst")) == 1
+
+
+def test_the_segnet_layout_is_found_and_never_replaces_the_published_lists(
+    prepare, root, tmp_path, monkeypatch
+):
+    data = tmp_path / "data"
+    shutil.copytree(root / "data/list", data / "list")
+    monkeypatch.setattr("prepare_data.REPOSITORY_DATA", data)
+    for split in ("train", "val", "test"):
+        for entry in read_list(root / f"data/list/camvid/{split}.lst"):
+            name = f"{entry.image.removeprefix('images/')}"
+            touch(data / "camvid", f"{split}/{name}", f"{split}annot/{name}")
+    assert "nothing written" in prepare("camvid", data, status=1)
+    assert read_list(data / "list/camvid/test.lst")[0].image.startswith("images/")
+    prepare("camvid", data, "--out", tmp_path / "out")
+    entry = read_list(tmp_path / "out/test.lst")[0]
+    assert (entry.image, entry.label) == (
+        "test/0001TP_008550.png",
+        "testannot/0001TP_008550.png",
+    )
+    assert [len(read_list(tmp_path / f"out/{s}.lst")) for s in ("train", "val", "test")] == [
+        367,
+        101,
+        233,
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 
@@ -96,7 +97,8 @@ def test_a_new_run_keeps_the_earlier_one(tmp_path, run, tiny):
     first = (tmp_path / RUN / "last.pt").read_bytes()
     done = run("tools/train.py", *short, "TRAIN.RESUME", "True")
     assert "resumed after epoch 1" in done.stdout and len(metrics(tmp_path)) == 1
-    run("tools/train.py", *short, "--seed", 5)
+    done = run("tools/train.py", *short, "--seed", 5)
+    assert f"it is kept as {tmp_path / RUN}.1" in done.stdout
     assert (tmp_path / f"{RUN}.1" / "last.pt").read_bytes() == first
     assert "SEED: 5" in (tmp_path / RUN / "config.yaml").read_text()
 
@@ -126,7 +128,7 @@ def test_accumulation_is_a_larger_batch_for_a_network_without_batch_statistics(t
 def test_bf16_sgd_and_boundary_losses_train(tmp_path, run):
     done = run(
         *"tools/train.py --cfg configs/cityscapes/pidnet_s_cityscapes.yaml".split(),
-        *"DATASET.DATASET synthetic DATASET.SIZE (64,96) DATASET.TRAIN_SET 0:4".split(),
+        *"DATASET.DATASET synthetic DATASET.SIZE (96,64) DATASET.TRAIN_SET 0:4".split(),
         *"DATASET.TEST_SET 9:10 TRAIN.IMAGE_SIZE (96,64) TRAIN.BASE_SIZE 0 WORKERS 1".split(),
         *"TRAIN.BATCH_SIZE_PER_GPU 2 TRAIN.END_EPOCH 1 TRAIN.PRECISION bf16".split(),
         *"MODEL.OPTIONS.base_channels 8 MODEL.OPTIONS.context_channels 8".split(),
@@ -178,6 +180,24 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path, run, tiny, reference):
         )
         assert re.fullmatch(r"error: .*last\.pt .*damaged.*\n", done.stderr)
         assert (folder / "last.pt").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ["TRAIN.OPTIMIZER", "sgd"],
+        ["TRAIN.WD_ON_NORM", "True"],
+        ["MODEL.OPTIONS.head_channels", 8],
+    ],
+    ids=lambda c: c[0],
+)
+def test_a_run_cannot_change_its_shape_on_the_way(changed, tmp_path, run, tiny, reference):
+    folder = tmp_path / RUN
+    folder.mkdir(parents=True)
+    shutil.copy(reference / RUN / "last.pt", folder)
+    resume = ["OUTPUT_DIR", tmp_path, "TRAIN.RESUME", "True"]
+    done = run("tools/train.py", *tiny, *resume, *changed, status=2)
+    assert re.fullmatch(rf"error: .*last\.pt is a run with {changed[0]} .*\n", done.stderr)
 
 
 def wait_for(condition, process, seconds=60):

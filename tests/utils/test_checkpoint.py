@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utils.checkpoint import (
-    check_classes,
+    check_belongs,
     keep_earlier_run,
     random_state,
     read_checkpoint,
@@ -24,6 +24,7 @@ from utils.distributed import World
 CPU = World(0, 1, torch.device("cpu"))
 CONTENT = {
     "architecture": "pidnet_s",
+    "options": {"scales": (3, 5)},
     "dataset": "camvid",
     "class_names": ["road", "sky"],
     "model": {"w": torch.arange(4.0)},
@@ -91,10 +92,15 @@ def test_what_does_not_belong_to_the_run_is_refused(tmp_path):
         read_resumable(path, "pidnet_s", ["road", "sky"])
 
 
-def test_classes_must_be_the_same():
-    check_classes(CONTENT, "best.pt", "camvid", ("road", "sky"))
+def test_dataset_classes_and_options_must_be_the_same():
+    own = {"dataset": "camvid", "class_names": ("road", "sky"), "options": {"scales": (3, 5)}}
+    check_belongs(CONTENT, "best.pt", **own)
     with pytest.raises(ValueError, match=r"best\.pt was trained on camvid \(2 classes\).*RESET"):
-        check_classes(CONTENT, "best.pt", "cityscapes", ("sky", "road"))
+        check_belongs(CONTENT, "best.pt", **own | {"class_names": ("sky", "road")})
+    with pytest.raises(ValueError, match=r"trained on camvid.*DATASET\.DATASET is synthetic"):
+        check_belongs(CONTENT, "best.pt", **own | {"dataset": "synthetic"})
+    with pytest.raises(ValueError, match=r"MODEL\.OPTIONS \{'scales': \(3, 5\)\}; they are \{\}"):
+        check_belongs(CONTENT, "best.pt", **own | {"options": {}})
 
 
 def test_random_state_comes_back_only_to_as_many_processes():

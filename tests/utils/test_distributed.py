@@ -1,7 +1,12 @@
 """Several processes on the CPU compute what one computes with the whole batch."""
 
+import signal
 import socket
+import subprocess
+import sys
+import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +16,8 @@ import torch.nn.functional as F
 from models import build_model
 from utils.distributed import World, check_gpus, init_world, sum_over_processes, synchronise_norms
 from utils.engine import TrainForm
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port():
@@ -60,6 +67,54 @@ def test_two_processes_have_the_loss_gradients_and_statistics_of_one(tmp_path):
         torch.testing.assert_close(gradients2[name], gradient, rtol=1e-7, atol=1e-12, msg=name)
     for name, buffer in buffers.items():
         torch.testing.assert_close(buffers2[name], buffer, rtol=1e-9, atol=1e-12, msg=name)
+
+
+SCRIPT = """
+import os, signal, sys, time
+rank, mode, folder = int(os.environ["RANK"]), sys.argv[1], sys.argv[2]
+if mode == "wait":
+    def stop(number, _):
+        open(f"{folder}/stopped{rank}", "w").close()
+        sys.exit(128 + number)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+open(f"{folder}/up{rank}of{os.environ['WORLD_SIZE']}", "w").close()
+if mode == "fail" and rank == 1:
+    sys.exit(2)
+time.sleep(60 if mode != "end" else 0)
+"""
+LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); import utils.distributed as d; "
+LAUNCH += "d.GRACE_SECONDS = 0.2; sys.argv.pop(0); sys.exit(d.launch(2))"
+
+
+def launcher(tmp_path, mode):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-c", LAUNCH, ROOT, script, mode, tmp_path]
+    return subprocess.Popen(list(map(str, command)))
+
+
+@pytest.mark.parametrize(("mode", "status"), [("end", 0), ("fail", 2)])
+def test_launched_processes_end_together(tmp_path, mode, status):
+    assert launcher(tmp_path, mode).wait(timeout=30) == status
+    assert {p.name for p in tmp_path.glob("up*")} == {"up0of2", "up1of2"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_launched_process(tmp_path, number):
+    process = launcher(tmp_path, "wait")
+    end = time.monotonic() + 30
+    while len(list(tmp_path.glob("up*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+    assert {p.name for p in tmp_path.glob("stopped*")} == {"stopped0", "stopped1"}
+
+
+def test_gpus_must_fit_the_processes(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"GPUS \(1,\) names 1 devices for 2 processes"):
+        init_world((1,))
 
 
 def test_gpus_that_are_not_there_are_named():

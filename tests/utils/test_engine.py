@@ -20,20 +20,21 @@ class Outputs(NamedTuple):
 
 
 class Net(nn.Module):
-    """A 1x1 convolution: no batch statistics, so batches can be split."""
+    """A 1x1 convolution, without batch statistics unless `norm`, so that batches can be split."""
 
     size_divisor = 1
 
-    def __init__(self):
+    def __init__(self, norm=False):
         super().__init__()
         torch.manual_seed(0)
+        self.norm = nn.BatchNorm2d(3) if norm else nn.Identity()
         self.conv = nn.Conv2d(3, 2, 1)
 
     def forward(self, x):
-        return self.conv(x)
+        return self.conv(self.norm(x))
 
     def forward_train(self, x):
-        return Outputs(self.conv(x))
+        return Outputs(self(x))
 
     def upsample(self, logits, size):
         return logits
@@ -106,14 +107,38 @@ def test_a_step_without_a_finite_loss_is_skipped_counted_and_named(stop):
     model = Net()
     finished, progress, log = train(model, batches(4, 2, poison=[3]), stop)
     assert finished and progress.skipped == 1 and progress.step_in_epoch == 4
-    assert log.lines == ["step 2 skipped: loss not finite on image2, image3"]
+    assert log.lines == ["step 2 skipped: not finite on image2, image3"]
     assert all(p.isfinite().all() for p in model.parameters())
     assert 0 < progress.means()["loss"] < 10
 
 
-def test_a_run_that_never_recovers_ends(stop):
+def test_a_skipped_step_leaves_no_trace_in_the_norms(stop):
+    model = Net(norm=True)
+    train(model, batches(2, 2, poison=[2]), stop)
+    clean = Net(norm=True)
+    train(clean, batches(2, 2)[:1], stop)
+    for name, buffer in clean.named_buffers():
+        assert torch.equal(buffer, dict(model.named_buffers())[name]), name
+    assert model.eval()(torch.zeros(1, 3, 4, 4)).isfinite().all()
+
+
+def test_a_finite_loss_with_a_broken_gradient_is_skipped(stop):
+    model = Net()
+    before = model.conv.weight.detach().clone()
+    model.conv.weight.register_hook(lambda gradient: gradient * float("nan"))
+    _, progress, _ = train(model, batches(2, 2), stop, clip_grad=1.0)
+    assert progress.skipped == 2 and torch.equal(model.conv.weight, before)
+    assert progress.means() == {"loss": None}
+
+
+def test_a_run_that_never_recovers_ends_however_short_its_epochs(stop):
+    progress, epochs = Progress(), 0
     with pytest.raises(FloatingPointError, match=r"20 steps in a row.*TRAIN\.LR"):
-        train(Net(), batches(MAX_BAD_STEPS + 1, 1, poison=range(MAX_BAD_STEPS + 1)), stop)
+        while epochs < MAX_BAD_STEPS:
+            train(Net(), batches(3, 1, poison=range(3)), stop, progress=progress)
+            progress.end_epoch()
+            epochs += 1
+    assert epochs == MAX_BAD_STEPS // 3
 
 
 def test_accumulated_batches_are_one_larger_batch(stop):
@@ -148,6 +173,7 @@ def test_a_stop_ends_after_the_step_and_the_rest_completes_the_means(stop):
     finished, progress, log = train(model, loader[2:], stop, progress=progress, steps=4)
     assert finished and log.steps == [3, 4]
     assert progress.means() == pytest.approx(reference.means())
+    assert progress.means()["grad_norm"] > 0
 
 
 def test_evaluation_counts_every_image_and_a_stop_makes_it_void(stop):
