@@ -39,8 +39,8 @@ def get_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         _merge(config, content, "", str(source))
     if len(overrides) % 2:
         raise ValueError(
-            f"command line: {overrides[-1]!r} stands alone; overrides come in pairs KEY VALUE "
-            '(quote tuples: GPUS "(0,1)")'
+            f"command line: {overrides[-1]!r} stands alone; overrides come in pairs KEY VALUE, "
+            'with a space between (quote tuples: GPUS "(0,1)")'
         )
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         content: Any = text
@@ -114,7 +114,7 @@ def _hint(key: str) -> str:
     if key in _MOVED:
         return f": {_MOVED[key]}"
     keys = leaf_names(defaults())
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else "; configs/defaults.py lists all keys"
 
 
@@ -140,6 +140,8 @@ def _coerce(old: Any, value: Any, key: str, source: str) -> Any:
     """`value` in the type of `old`. int -> float and scalar -> 1-tuple are the only coercions."""
     if not isinstance(old, str):  # "(0,1)" and "1e-3" are text in yaml and on the command line
         value = _plain(value)
+    if isinstance(old, bool) and value in ("true", "false"):
+        value = value == "true"
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if isinstance(old, tuple) and not isinstance(value, tuple):
@@ -208,4 +210,10 @@ def _check(c: CfgNode) -> None:
         numbers(key, value, 2 if value else 0)
     gpus = c.GPUS
     ok = all(type(g) is int and g >= 0 for g in gpus) and len(set(gpus)) == len(gpus)
-    need(ok, "GPUS", gpus, 'different device numbers, such as 0 or "(0,1)"; () for the default')
+    need(
+        ok,
+        "GPUS",
+        gpus,
+        'different device numbers, such as 0 or "(0,1)"; () is the first GPU, or the CPU where '
+        "there is none (CUDA_VISIBLE_DEVICES= hides GPUs)",
+    )

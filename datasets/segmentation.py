@@ -191,6 +191,11 @@ def quick_check(dataset: SceneDataset, samples: int = 8) -> None:
     if isinstance(dataset, SegmentationDataset):
         if training and not dataset.labelled:
             raise DataError(f"{dataset.list_path} names no labels; training needs image<TAB>label")
+        if not dataset.folder.is_dir():
+            raise DataError(
+                f"{dataset.folder} is not a folder; DATASET.ROOT is {dataset.root} and must hold "
+                f"{dataset.meta.name}/ as data/README.md shows"
+            )
         problems = dataset.missing_files()
         if problems:
             more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""

@@ -67,6 +67,7 @@ def main() -> int:
         default="labelIds",
         help="which of the Cityscapes label files to list (default: labelIds)",
     )
+    parser.add_argument("--force", action="store_true", help="replace lists that differ")
     args = parser.parse_args()
     folder = args.root / args.dataset
     if not folder.is_dir():
@@ -80,18 +81,20 @@ def main() -> int:
     complete = report(tree, args.dataset)
     out = args.out or args.root / "list" / args.dataset
     lists = list_files(tree)
-    published = REPOSITORY_DATA / "list" / args.dataset
-    if out.resolve() == published and any(
-        (published / name).read_text(encoding="utf-8") != text for name, text in lists.items()
-    ):
+    present = {name: out / name for name in lists if (out / name).exists()}
+    other = [n for n, path in present.items() if path.read_text("utf-8") != lists[n]]
+    if other and not args.force:
         print(
-            f"nothing written: {out} keeps the published lists, which these files do not match. "
-            "Move the dataset below another ROOT, or name a folder for its lists with --out DIR"
+            f"nothing written: {out} already holds other {', '.join(other)}. --out DIR names "
+            "another folder, --force replaces them"
         )
         return 1
     for name, text in lists.items():
-        atomic_write(out / name, text)
-        print(f"{out / name}: {text.count(chr(10))} lines written")
+        if name in present and name not in other:
+            print(f"{out / name}: is up to date")
+        else:
+            atomic_write(out / name, text)
+            print(f"{out / name}: {text.count(chr(10))} lines written")
     return 0 if complete else 1
 
 

@@ -11,6 +11,7 @@ last.pt and best.pt. Ctrl-C or SIGTERM saves and ends; TRAIN.RESUME True goes on
 import argparse
 import datetime
 import functools
+import shlex
 import signal
 import time
 from dataclasses import asdict
@@ -264,7 +265,8 @@ def main() -> int:
             plot_curve(log.metrics_file, folder / "curve.png")
     if progress.best_epoch:
         log.info(f"best mIoU {100 * progress.best_miou:.2f} after epoch {progress.best_epoch}")
-    log.info(f"run folder {folder}; score it: python tools/eval.py --cfg {args.cfg}")
+    again = shlex.join(["--cfg", args.cfg, *args.opts])
+    log.info(f"run folder {folder}; score it: python tools/eval.py {again}")
     log.close()
     end_world()
     return 0

@@ -37,6 +37,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 FORMS = ("logits", "upsample", "argmax")
 ROUNDS = 10
 MIN_ITERATIONS = 10
+NOISY = 1.5  # p90 over p10 of a line beyond which times say little
 
 
 class Deployed(nn.Module):
@@ -226,6 +227,12 @@ def report(record: dict[str, Any]) -> str:
     for name, times in record["lines"].items():
         numbers = "".join(f"{times[key]:11.2f}" for key in ("median_ms", "p10_ms", "p90_ms"))
         lines.append(f"{_label(name, record):<40}{numbers}{times['fps']:9.2f}")
+    if any(name.startswith("official") for name in record["lines"]):
+        lines.append(
+            "official: as trained, float32, contiguous, eager, as published scripts time it"
+        )
+    if any(t["p90_ms"] > NOISY * t["p10_ms"] for t in record["lines"].values()):
+        lines.append(f"the machine was busy: p90 is above {NOISY} x p10; do not quote these times")
     if record["time_ratios"]:
         lines += [
             "",

@@ -69,6 +69,7 @@ def test_published_spellings_of_gpus(leaf, text, expected):
 def test_text_settings_stay_text_and_numbers_are_coerced(leaf):
     config = get_config(leaf("TRAIN: {LR: 1e-3, WD: 0}"), ["OUTPUT_DIR", "007"])
     assert config.OUTPUT_DIR == "007"
+    assert get_config(leaf(""), ["TRAIN.RESUME", "true"]).TRAIN.RESUME is True
     assert (config.TRAIN.LR, config.TRAIN.WD) == (0.001, 0.0)
 
 
@@ -82,6 +83,7 @@ def test_text_settings_stay_text_and_numbers_are_coerced(leaf):
         (["TRAIN.END_EPOCH", "0"], ["TRAIN.END_EPOCH is 0", "1 or more"]),
         (["GPUS", "(0,0)"], ["GPUS", "different"]),
         (["GPUS", "cpu"], ["GPUS", "cpu", "()"]),
+        (["TRAIN.LR=0.1"], ["TRAIN.LR=0.1", "space"]),
         (["LOSS.NAME", "dice"], ["LOSS.NAME", "dice", "ohem"]),
         (["TRAIN"], ["TRAIN", "pairs"]),
         (["TRAIN", "3"], ["TRAIN is a section"]),

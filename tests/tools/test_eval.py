@@ -1,7 +1,7 @@
 """Evaluation as a user runs it: scores, pictures, submission files, and bad files of every kind."""
 
 import json
-import time
+import resource
 
 import cv2
 import numpy as np
@@ -155,9 +155,15 @@ def test_bad_weights_are_one_sentence(trained, tmp_path, run, tiny, camvid):
 
 
 def expect_sentence(run, script, arguments, words):
-    began = time.perf_counter()
+    began = cpu_seconds()
     done = run(script, *arguments, status=2)
-    assert time.perf_counter() - began < 10
+    assert cpu_seconds() - began < 10
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     assert all(word in lines[0] for word in words), lines[0]
+
+
+def cpu_seconds():
+    """Processor time of the scripts that have ended; a busy machine does not change it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

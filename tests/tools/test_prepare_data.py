@@ -112,10 +112,9 @@ def test_what_cannot_be_listed_is_one_sentence(prepare, run, tmp_path):
         prepare("camvid", tmp_path)
 
 
-def test_published_lists_are_not_replaced_by_shorter_ones(prepare, root, tmp_path, monkeypatch):
+def test_published_lists_are_not_replaced_by_shorter_ones(prepare, root, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(root / "data/list", data / "list")
-    monkeypatch.setattr("prepare_data.REPOSITORY_DATA", data)
     touch(data / "camvid", "images/0001TP_006690.png", "labels/0001TP_006690_L.png")
     assert "nothing written" in prepare("camvid", data, status=1)
     assert len(read_list(data / "list/camvid/train.lst")) == 367
@@ -123,12 +122,9 @@ def test_published_lists_are_not_replaced_by_shorter_ones(prepare, root, tmp_pat
     assert len(read_list(tmp_path / "out/train.lst")) == 1
 
 
-def test_the_segnet_layout_is_found_and_never_replaces_the_published_lists(
-    prepare, root, tmp_path, monkeypatch
-):
+def test_the_segnet_layout_is_found_and_never_replaces_the_published_lists(prepare, root, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(root / "data/list", data / "list")
-    monkeypatch.setattr("prepare_data.REPOSITORY_DATA", data)
     for split in ("train", "val", "test"):
         for entry in read_list(root / f"data/list/camvid/{split}.lst"):
             name = f"{entry.image.removeprefix('images/')}"
@@ -136,6 +132,10 @@ def test_the_segnet_layout_is_found_and_never_replaces_the_published_lists(
     assert "nothing written" in prepare("camvid", data, status=1)
     assert read_list(data / "list/camvid/test.lst")[0].image.startswith("images/")
     prepare("camvid", data, "--out", tmp_path / "out")
+    again = prepare("camvid", data, "--out", tmp_path / "out")
+    assert again.count("is up to date") == 4 and "written" not in again
+    prepare("camvid", data, "--force")
+    assert read_list(data / "list/camvid/test.lst")[0].image.startswith("test/")
     entry = read_list(tmp_path / "out/test.lst")[0]
     assert (entry.image, entry.label) == (
         "test/0001TP_008550.png",
