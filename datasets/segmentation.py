@@ -28,23 +28,23 @@ class SceneDataset(Dataset):
         need_boundary: items carry the boundary target, which the transform has to make.
     """
 
+    labelled = True  # whether scenes have labels
+
     def __init__(
         self, meta: DatasetMeta, transform: Transform, need_boundary: bool = False
     ) -> None:
         self.meta, self.transform, self.need_boundary = meta, transform, need_boundary
 
     def __len__(self) -> int:
-        raise NotImplementedError
-
-    labelled = True  # whether scenes have labels
+        raise NotImplementedError(f"{type(self).__name__} defines no __len__")
 
     def load(self, index: int) -> Sample:
         """The untransformed scene: RGB image and class indices, uint8."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no load")
 
     def name(self, index: int) -> str:
         """What identifies scene `index`, for example its image path."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no name")
 
     def __getitem__(self, draw: int | Draw) -> dict[str, Any]:
         """One item.

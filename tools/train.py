@@ -144,6 +144,8 @@ def main() -> int:
     wait_for_all(world)
     aside = keep_earlier_run(folder) if world.is_main and saved is None else None
     log = RunLog(folder, enabled=world.is_main)
+    if config.GPUS and world.device.type == "cpu":
+        log.info("GPUS 0: there is no CUDA device on this machine; training on the CPU")
     if aside is not None:
         log.info(f"an earlier run was in {folder}; it is kept as {aside}")
     if t.RESUME and saved is None:

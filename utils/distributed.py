@@ -34,8 +34,13 @@ class World:
 
 
 def check_gpus(gpus: Sequence[int]) -> None:
-    """Raise ValueError if a device number of GPUS does not exist on this machine."""
+    """Raise ValueError if a device number of GPUS does not exist on this machine.
+
+    GPUS 0, which published commands name, also stands for the CPU where there is no GPU at all.
+    """
     count = torch.cuda.device_count()
+    if count == 0 and tuple(gpus) == (0,):
+        return
     missing = [g for g in gpus if g >= count]
     if missing:
         there = f"it has {', '.join(map(str, range(count)))}" if count else "it has none"

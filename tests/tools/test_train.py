@@ -120,8 +120,8 @@ def test_two_processes_follow_the_curve_of_one_with_twice_the_batch(tmp_path, ru
     assert one[1]["loss"] != pytest.approx(one[0]["loss"], rel=1e-3)
 
 
-def test_accumulation_is_a_larger_batch_for_a_network_without_batch_statistics(tmp_path, run, tiny):
-    run("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.ACCUMULATE", 3)
+def test_accumulation_and_gpu_zero_of_published_commands(tmp_path, run, tiny):
+    run("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.ACCUMULATE", 3, "GPUS", 0)
     assert [r["step"] for r in metrics(tmp_path)] == [1, 2]
     assert "batch 12 = 1 x 4 x 3" in (tmp_path / RUN / "log.txt").read_text()
 
@@ -144,6 +144,7 @@ BAD = {
     "unknown key": (["TRAIN.LRR", "1"], ["TRAIN.LRR", "TRAIN.LR"]),
     "class count": (["DATASET.NUM_CLASSES", "12"], ["class count", "class names"]),
     "missing GPU": (["GPUS", "(7)"], ["GPUS (7,)", "no CUDA device 7"]),
+    "missing second GPU": (["GPUS", "(0,9)"], ["GPUS (0, 9)", "no CUDA device"]),
     "missing list": (
         ["DATASET.DATASET", "camvid", "DATASET.TRAIN_SET", "list/camvid/gone.lst"],
         ["list/camvid/gone.lst"],

@@ -119,9 +119,11 @@ def test_gpus_must_fit_the_processes(monkeypatch):
 
 def test_gpus_that_are_not_there_are_named():
     check_gpus(())
+    check_gpus((0,))  # published commands name GPU 0; without any GPU it stands for the CPU
     count = torch.cuda.device_count()
-    with pytest.raises(ValueError, match=f"GPUS .*no CUDA device {count}"):
-        check_gpus((count,))
+    for gpus in ((7 + count,), (0, 7 + count)):
+        with pytest.raises(ValueError, match=f"GPUS .*no CUDA device {7 + count if count else ''}"):
+            check_gpus(gpus)
 
 
 def test_a_single_process_needs_no_group(monkeypatch):
