@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +79,26 @@ def run(start: Callable[..., subprocess.Popen]) -> Callable[..., subprocess.Comp
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run_script
+
+
+@pytest.fixture(scope="session")
+def refuses(run: Callable[..., subprocess.CompletedProcess]) -> Callable[..., None]:
+    """Asserts that a script ends with status 2 and one sentence that holds all of `words`.
+
+    The sentence must come within 10 seconds of wall-clock time. A second try is for a machine that
+    was busy at the first; a refusal that is slow by itself fails both.
+    """
+
+    def check(words: list[str], script: str, *arguments: object) -> None:
+        for last_try in (False, True):
+            began = time.perf_counter()
+            done = run(script, *arguments, status=2)
+            took = time.perf_counter() - began
+            if took < 10 or last_try:
+                break
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+        assert all(word in lines[0] for word in words), lines[0]
+        assert took < 10
+
+    return check
