@@ -1,12 +1,15 @@
-"""Architectures by exact name."""
+"""Architectures and backbones by exact name."""
 
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
 
+from torch import nn
+
 from models.base import SegModel
 
 _VARIANTS: dict[str, tuple[Callable[..., SegModel], dict]] = {}
+_BACKBONES: dict[str, tuple[Callable[..., nn.Module], dict]] = {}
 _ALIASES: dict[str, str] = {}
 
 
@@ -16,11 +19,20 @@ def register(
     aliases: Mapping[str, str] | None = None,
 ) -> None:
     """Make every `variants` entry (name -> constructor options) buildable by its name."""
-    for name, options in variants.items():
-        if name in _VARIANTS:
-            raise ValueError(f"architecture {name} is registered twice")
-        _VARIANTS[name] = (cls, dict(options))
+    _add(_VARIANTS, "architecture", cls, variants)
     _ALIASES.update(aliases or {})
+
+
+def register_backbone(cls: Callable[..., nn.Module], variants: Mapping[str, Mapping]) -> None:
+    """The same for networks without a head, whose forward gives a list of features."""
+    _add(_BACKBONES, "backbone", cls, variants)
+
+
+def _add(table: dict, kind: str, cls: Callable, variants: Mapping[str, Mapping]) -> None:
+    for name, options in variants.items():
+        if name in table:
+            raise ValueError(f"{kind} {name} is registered twice")
+        table[name] = (cls, dict(options))
 
 
 def list_models() -> list[str]:
@@ -28,11 +40,18 @@ def list_models() -> list[str]:
     return sorted(_VARIANTS)
 
 
+def list_backbones() -> list[str]:
+    """Names of all backbones that can be built alone, sorted."""
+    return sorted(_BACKBONES)
+
+
 def resolve_name(name: str) -> str:
     """The canonical name behind `name` (itself or an alias). Raises ValueError on a miss."""
     canonical = _ALIASES.get(name, name)
     if canonical in _VARIANTS:
         return canonical
+    if name in _BACKBONES:
+        raise ValueError(f"{name} is a backbone without a head; build_backbone builds it")
     near = difflib.get_close_matches(name, [*_VARIANTS, *_ALIASES], n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise ValueError(f"unknown architecture {name!r}{hint} Known: {', '.join(list_models())}")
@@ -52,16 +71,38 @@ def build_model(name: str, num_classes: int, **options) -> SegModel:
     canonical = resolve_name(name)
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; at least 2 are needed (binary = 2)")
-    cls, defaults = _VARIANTS[canonical]
+    model = _build(canonical, *_VARIANTS[canonical], options, num_classes)
+    model.architecture, model.options = canonical, dict(options)
+    return model
+
+
+def build_backbone(name: str, **options) -> nn.Module:
+    """Build a backbone alone; its forward maps N, 3, H, W to features, the finest first.
+
+    Raises:
+        ValueError: there is no backbone of that name, or it has no such option.
+    """
+    if name not in _BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}. Known: {', '.join(list_backbones())}")
+    backbone = _build(name, *_BACKBONES[name], options)
+    backbone.architecture = f"{name} backbone"
+    return backbone
+
+
+def accepted_options(name: str) -> list[str]:
+    """Names of the constructor options of an architecture or backbone."""
+    cls, _ = _VARIANTS.get(_ALIASES.get(name, name)) or _BACKBONES[name]
+    return [p for p in inspect.signature(cls).parameters if p != "num_classes"]
+
+
+def _build(name: str, cls: Callable, defaults: Mapping, options: Mapping, *arguments: int):
     accepted = [p for p in inspect.signature(cls).parameters if p != "num_classes"]
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise ValueError(
-            f"{canonical} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}"
+            f"{name} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}"
         )
     try:
-        model = cls(num_classes, **{**defaults, **options})
+        return cls(*arguments, **{**defaults, **options})
     except TypeError as error:
-        raise ValueError(f"{canonical} cannot be built with options {options}: {error}") from error
-    model.architecture, model.options = canonical, dict(options)
-    return model
+        raise ValueError(f"{name} cannot be built with options {options}: {error}") from error

@@ -12,32 +12,36 @@ _POOLS = ((5, 2), (9, 4), (17, 8))  # kernel, stride; padding keeps the grid "sa
 class _PyramidContext(nn.Module):
     """Scales shared by both modules: the input itself, three average pools, the global mean.
 
-    Average pools count the zero padding. Every scale is reduced to `channels`.
+    Average pools count the zero padding. Every scale is reduced to `channels`. `eps` and `momentum`
+    are those of all BatchNorms.
     """
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int, momentum: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        out_channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
         super().__init__()
+        norm = {"eps": eps, "momentum": momentum}
         pools = [nn.Identity()]
         pools += [nn.AvgPool2d(k, s, k // 2, count_include_pad=True) for k, s in _POOLS]
         pools.append(nn.AdaptiveAvgPool2d(1))
         self.pools = nn.ModuleList(pools)
-        self.scales = nn.ModuleList(
-            NormActConv(in_channels, channels, 1, momentum=momentum) for _ in pools
-        )
-        self.compression = NormActConv(len(pools) * channels, out_channels, 1, momentum=momentum)
-        self.shortcut = NormActConv(in_channels, out_channels, 1, momentum=momentum)
+        self.scales = nn.ModuleList(NormActConv(in_channels, channels, 1, **norm) for _ in pools)
+        self.compression = NormActConv(len(pools) * channels, out_channels, 1, **norm)
+        self.shortcut = NormActConv(in_channels, out_channels, 1, **norm)
 
 
 class DAPPM(_PyramidContext):
     """Deep aggregation: each scale adds the one before it, then a 3x3 convolution."""
 
-    def __init__(
-        self, in_channels: int, channels: int, out_channels: int, *, momentum: float = 0.1
-    ) -> None:
-        super().__init__(in_channels, channels, out_channels, momentum)
-        self.process = nn.ModuleList(
-            NormActConv(channels, channels, 3, momentum=momentum) for _ in range(4)
-        )
+    def __init__(self, in_channels: int, channels: int, out_channels: int, **norm: float) -> None:
+        super().__init__(in_channels, channels, out_channels, **norm)
+        self.process = nn.ModuleList(NormActConv(channels, channels, 3, **norm) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.scales[0](x)
@@ -51,11 +55,9 @@ class DAPPM(_PyramidContext):
 class PAPPM(_PyramidContext):
     """Parallel aggregation: each scale adds the first, then one grouped 3x3 for all."""
 
-    def __init__(
-        self, in_channels: int, channels: int, out_channels: int, *, momentum: float = 0.1
-    ) -> None:
-        super().__init__(in_channels, channels, out_channels, momentum)
-        self.process = NormActConv(4 * channels, 4 * channels, 3, groups=4, momentum=momentum)
+    def __init__(self, in_channels: int, channels: int, out_channels: int, **norm: float) -> None:
+        super().__init__(in_channels, channels, out_channels, **norm)
+        self.process = NormActConv(4 * channels, 4 * channels, 3, groups=4, **norm)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.scales[0](x)

@@ -1,6 +1,7 @@
 """Convolutions with their batch normalisation, and how the two fold into one."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -38,6 +39,34 @@ class ConvBN(nn.Module):
     def fuse(self) -> nn.Conv2d:
         """The single biased convolution that computes the same in eval mode."""
         return fuse_conv_bn_eval(self.conv, self.norm)
+
+
+class ConvBNReLU(ConvBN):
+    """Convolution, BatchNorm, ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x), inplace=True)
+
+    def fuse(self) -> nn.Sequential:
+        """A biased convolution and the ReLU."""
+        return nn.Sequential(super().fuse(), nn.ReLU(inplace=True))
+
+
+class ResidualDepthwise(nn.Module):
+    """x plus a biased depthwise 3x3 convolution of x; in the deployed form one convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """The convolution with 1 added at its centre."""
+        self.conv.weight[:, :, 1, 1] += 1
+        return self.conv
 
 
 class NormConv(nn.Module):

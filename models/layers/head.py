@@ -1,9 +1,9 @@
-"""Segmentation head shared by the dual-resolution families."""
+"""Segmentation heads."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.conv import ConvBN
+from models.layers.conv import ConvBN, ConvBNReLU
 
 
 class SegHead(nn.Module):
@@ -20,3 +20,20 @@ class SegHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(F.relu(self.norm(x), inplace=True))
         return self.classify(F.relu(x, inplace=True))
+
+
+class FCNHead(nn.Module):
+    """`depth` 3x3 convolutions with BN and ReLU, dropout of whole channels, 1x1 conv with bias."""
+
+    def __init__(
+        self, in_channels: int, channels: int, num_outputs: int, *, depth: int = 1
+    ) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            *(ConvBNReLU(channels if i else in_channels, channels, 3) for i in range(depth))
+        )
+        self.dropout = nn.Dropout2d(0.1)
+        self.classify = nn.Conv2d(channels, num_outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.dropout(self.convs(x)))

@@ -16,3 +16,11 @@ def kaiming_init(model: nn.Module, mode: str) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+def classifier_init(model: nn.Module) -> None:
+    """The last convolution of every head (`classify`): normal with std 0.01, bias 0."""
+    for name, module in model.named_modules():
+        if name.endswith("classify") and not module.weight.is_meta:
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)

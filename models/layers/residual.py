@@ -1,4 +1,4 @@
-"""Residual blocks of the dual-resolution CNNs."""
+"""Residual blocks. `norm` names the eps and momentum of their BatchNorms."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ class BasicBlock(nn.Module):
         stride: int = 1,
         *,
         last_act: bool = True,
-        momentum: float = 0.1,
+        **norm: float,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvBN(in_channels, channels, 3, stride, momentum=momentum)
-        self.conv2 = ConvBN(channels, channels, 3, momentum=momentum)
-        self.shortcut = make_shortcut(in_channels, channels, stride, momentum)
+        self.conv1 = ConvBN(in_channels, channels, 3, stride, **norm)
+        self.conv2 = ConvBN(channels, channels, 3, **norm)
+        self.shortcut = make_shortcut(in_channels, channels, stride, **norm)
         self.last_act = last_act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ class Bottleneck(nn.Module):
         stride: int = 1,
         *,
         last_act: bool = False,
-        momentum: float = 0.1,
+        **norm: float,
     ) -> None:
         super().__init__()
         out_channels = channels * self.expansion
-        self.conv1 = ConvBN(in_channels, channels, 1, momentum=momentum)
-        self.conv2 = ConvBN(channels, channels, 3, stride, momentum=momentum)
-        self.conv3 = ConvBN(channels, out_channels, 1, momentum=momentum)
-        self.shortcut = make_shortcut(in_channels, out_channels, stride, momentum)
+        self.conv1 = ConvBN(in_channels, channels, 1, **norm)
+        self.conv2 = ConvBN(channels, channels, 3, stride, **norm)
+        self.conv3 = ConvBN(channels, out_channels, 1, **norm)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, **norm)
         self.last_act = last_act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,25 +61,31 @@ class Bottleneck(nn.Module):
         return F.relu(y, inplace=True) if self.last_act else y
 
 
-def make_shortcut(in_channels: int, out_channels: int, stride: int, momentum: float) -> nn.Module:
+def make_shortcut(in_channels: int, out_channels: int, stride: int, **norm: float) -> nn.Module:
     """Identity, or a 1x1 projection where the shape changes."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    return ConvBN(in_channels, out_channels, 1, stride, momentum=momentum)
+    return ConvBN(in_channels, out_channels, 1, stride, **norm)
 
 
 def basic_stage(
-    in_channels: int, channels: int, depth: int, stride: int = 1, *, momentum: float = 0.1
+    in_channels: int,
+    channels: int,
+    depth: int,
+    stride: int = 1,
+    *,
+    last_act: bool = False,
+    **norm: float,
 ) -> nn.Sequential:
-    """`depth` BasicBlocks; of two or more, the last has no final ReLU."""
+    """`depth` BasicBlocks; of two or more, the last has no final ReLU unless `last_act`."""
     return nn.Sequential(
         *(
             BasicBlock(
                 in_channels if i == 0 else channels,
                 channels,
                 stride if i == 0 else 1,
-                last_act=i == 0 or i < depth - 1,
-                momentum=momentum,
+                last_act=last_act or i == 0 or i < depth - 1,
+                **norm,
             )
             for i in range(depth)
         )
