@@ -19,6 +19,7 @@ setup(
         "yacs>=0.1.8",
         "pyyaml>=6.0",
         "tensorboardX>=2.6",
+        "safetensors>=0.5",
         "tqdm>=4.66",
         "matplotlib>=3.8",
     ],

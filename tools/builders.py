@@ -14,8 +14,8 @@ from datasets import (
 )
 from datasets.synthetic import SyntheticScenes
 from models import SegModel, build_model
-from models.weights import load_weights
-from utils.checkpoint import check_belongs, read_checkpoint
+from models.weights import load_checkpoint, read_checkpoint
+from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
 
 
@@ -69,24 +69,29 @@ def build_network(config: CfgNode, meta: DatasetMeta) -> SegModel:
 
 
 def load_into(
-    model: SegModel, path: str | Path, meta: DatasetMeta, reset: tuple[str, ...] = (), key: str = ""
+    model: SegModel,
+    path: str | Path,
+    meta: DatasetMeta,
+    reset: tuple[str, ...] = (),
+    *,
+    key: str = "",
+    inference: bool = False,
 ) -> str:
     """Fill `model` from a weight file after checking that the file belongs to model and dataset.
 
-    Returns the one-line report of `load_weights`. `key` is the setting that named the file.
+    Returns the one-line report of `load_weights`. `key` is the setting that named the file;
+    `inference` as there.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{key} {path} does not exist")
     checkpoint = read_checkpoint(path)
-    if checkpoint is not None and checkpoint["architecture"] == model.architecture and not reset:
+    facts = checkpoint.facts
+    ours = facts.get("format") == FORMAT and facts.keys() >= {"dataset", "class_names", "options"}
+    if ours and facts.get("architecture") == model.architecture and not reset:
         check_belongs(
-            checkpoint,
-            path,
-            dataset=meta.name,
-            class_names=meta.class_names,
-            options=model.options,
+            facts, path, dataset=meta.name, class_names=meta.class_names, options=model.options
         )
-    return load_weights(model, path, reset=reset)
+    return load_checkpoint(model, checkpoint, path, reset, inference=inference)
 
 
 def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegCriterion:

@@ -47,7 +47,7 @@ def main() -> int:
     if not path.is_file():
         hint = "" if config.TEST.MODEL_FILE else "; train first or set TEST.MODEL_FILE"
         raise FileNotFoundError(f"weights {path} do not exist{hint}")
-    report = load_into(model, path, meta, key="TEST.MODEL_FILE")
+    report = load_into(model, path, meta, key="TEST.MODEL_FILE", inference=True)
     dataset = build_dataset(config, train=False)
     quick_check(dataset)
 

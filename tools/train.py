@@ -112,7 +112,7 @@ def main() -> int:
         saved = read_resumable(folder / "last.pt", model.architecture, meta.class_names)
         refuse_changes(config, saved["config"], folder / "last.pt")
     elif weights:
-        report = load_into(model, weights, meta, config.MODEL.RESET, "MODEL.PRETRAINED")
+        report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")
     criterion = build_criterion(config, model, meta).to(world.device)
     precision = Precision.choose(t.PRECISION, world.device)
     scaler = precision.scaler()

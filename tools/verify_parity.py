@@ -23,9 +23,16 @@ from _init_paths import run_main
 from parity_losses import check_losses
 from torch import Tensor, nn
 
-from models import build_model, fuse, resolve_name
+from models import (
+    accepted_options,
+    build_backbone,
+    build_model,
+    fuse,
+    list_backbones,
+    resolve_name,
+)
 from models.rtformer import CrossAttention, GroupedAttention, RTFormerBlock
-from models.weights import load_weights, rename_for
+from models.weights import load_weights
 from utils.parity import (
     DAMAGE,
     Fixture,
@@ -74,10 +81,10 @@ def check(path: Path) -> list[Row]:
     try:
         fixture = read_fixture(path)
         name = fixture.name
-        checks = {"network": check_model, "block": check_model, "losses": check_losses}
-        if fixture.kind not in checks:
-            raise UnknownError(f"kind {fixture.kind}")
-        rows.extend(checks[fixture.kind](fixture))
+        if fixture.kind == "losses":
+            rows.extend(check_losses(fixture))
+        else:
+            rows.extend(check_model(fixture, builder(fixture)))
         if not rows:
             raise ValueError("has no output that can be compared")
     except UnknownError as error:
@@ -87,9 +94,8 @@ def check(path: Path) -> list[Row]:
     return rows
 
 
-def check_model(fixture: Fixture) -> Iterator[Row]:
-    """Networks and single blocks: load, run every case, compare."""
-    build = network_builder(fixture) if fixture.kind == "network" else block_builder(fixture)
+def check_model(fixture: Fixture, build: Callable[[], nn.Module]) -> Iterator[Row]:
+    """Networks, backbones and single blocks: load, run every case, compare."""
     files = checkpoint_files(fixture)
     with tempfile.TemporaryDirectory() as folder:
         for file in files or [None]:
@@ -113,13 +119,40 @@ def say(error: BaseException) -> str:
     return " ".join(text.split())[:300]
 
 
+def builder(fixture: Fixture) -> Callable[[], nn.Module]:
+    """How to build what the fixture is about, by its own entries alone."""
+    builders = {"network": network_builder, "backbone": backbone_builder, "block": block_builder}
+    if fixture.kind not in builders:
+        raise UnknownError(f"kind {fixture.kind}")
+    return builders[fixture.kind](fixture)
+
+
 def network_builder(fixture: Fixture) -> Callable[[], nn.Module]:
     spec = fixture.entry("build")
+    name, options = spec["architecture"], spec.get("options", {})
     try:
-        resolve_name(spec["architecture"])
+        resolve_name(name)
     except ValueError:
-        raise UnknownError(f"architecture {spec['architecture']}") from None
-    return lambda: build_model(spec["architecture"], spec["num_classes"], **spec.get("options", {}))
+        raise UnknownError(f"architecture {name}") from None
+    return lambda: build_model(name, spec["num_classes"], **our_options(name, options))
+
+
+def backbone_builder(fixture: Fixture) -> Callable[[], nn.Module]:
+    spec = fixture.entry("build")
+    name, options = spec["architecture"], spec.get("options", {})
+    if name not in list_backbones():
+        raise UnknownError(f"backbone {name}")
+    return lambda: build_backbone(name, **our_options(name, options))
+
+
+def our_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options under our names: some fixtures say `channels` for `base_channels`."""
+    accepted = accepted_options(name)
+    synonyms = {"channels": "base_channels"}
+    return {
+        option if option in accepted else synonyms.get(option, option): value
+        for option, value in options.items()
+    }
 
 
 def block_builder(fixture: Fixture) -> Callable[[], nn.Module]:
@@ -194,15 +227,8 @@ def write_checkpoint(fixture: Fixture, case: dict[str, Any], folder: Path) -> Pa
 
 def load(model: nn.Module, path: Path, fixture: Fixture) -> str:
     """Load; heads of which the fixture has nothing at all stay fresh. Returns `loaded/stated`."""
-    keys = [key for key, _ in fixture.entry("state_dict")]
-    targets = rename_for(model, keys).sources
-    absent = [
-        head
-        for head in getattr(model, "training_only", ())
-        if not any(target.startswith(f"{head}.") for target in targets)
-    ]
-    report = load_weights(model, path, reset=absent)
-    return f"{re.match(r'[0-9]+', report)[0]}/{len(keys)}"
+    report = load_weights(model, path, inference=True)
+    return f"{re.match(r'[0-9]+', report)[0]}/{len(fixture.entry('state_dict'))}"
 
 
 def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path) -> Iterator[Row]:
@@ -212,8 +238,9 @@ def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path
     label = case["case"] if path.stem == "filled" else f"{case['case']} ({path.name})"
     compared = 0
     for index, entry in enumerate(case["outputs"]):
-        role = entry["role"] if fixture.kind == "network" else f"out{index}"
-        if role not in outputs and not re.fullmatch(r"main|aux:\d+|boundary|out\d+", role):
+        role = f"out{index}" if fixture.kind == "block" else entry["role"]
+        known = r"main|aux:\d+|boundary|feature:\d+|out\d+"
+        if role not in outputs and not re.fullmatch(known, role):
             continue
         if role not in outputs:
             raise ValueError(f"states output {role!r}, which the model does not give")
@@ -237,6 +264,8 @@ def run(model: nn.Module, fixture: Fixture, case: dict[str, Any]) -> dict[str, T
             outputs = model(*tensors)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             return {f"out{i}": value for i, value in enumerate(outputs)}
+        if fixture.kind == "backbone":
+            return {f"feature:{i}": value for i, value in enumerate(model(*tensors))}
         result = {"main": model(*tensors)}
         if deployed:
             return result

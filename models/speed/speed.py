@@ -270,7 +270,7 @@ def main(
     model = build_model(name, args.c).eval()
     model.check_size(*args.r)
     if args.weights:
-        print(load_weights(model, args.weights))
+        print(load_weights(model, args.weights, inference=True))
     with torch.inference_mode():
         try:
             numbers = run(model, args, device)

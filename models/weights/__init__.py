@@ -6,19 +6,36 @@ from pathlib import Path
 
 from torch import nn
 
-from models.weights.convert import Conversion, convert_state_dict, rename_for
-from models.weights.readers import read_checkpoint
+from models.weights.convert import (
+    Conversion,
+    absent_training_heads,
+    convert_state_dict,
+    rename_for,
+)
+from models.weights.readers import Checkpoint, read_checkpoint
 
-__all__ = ["Conversion", "convert_state_dict", "load_weights", "rename_for"]
+__all__ = [
+    "Checkpoint",
+    "Conversion",
+    "convert_state_dict",
+    "load_checkpoint",
+    "load_weights",
+    "read_checkpoint",
+    "rename_for",
+]
 
 
-def load_weights(model: nn.Module, path: str | Path, reset: Sequence[str] = ()) -> str:
+def load_weights(
+    model: nn.Module, path: str | Path, reset: Sequence[str] = (), *, inference: bool = False
+) -> str:
     """Fill `model` from a checkpoint file of this project or of a published code base.
 
     Args:
         model: a network in its training form (before `fuse`). Unchanged if anything is wrong.
-        path: torch.save file (bare state dict or training checkpoint) or Paddle .pdparams.
+        path: torch.save file (bare state dict or training checkpoint), Paddle .pdparams or
+            .safetensors.
         reset: submodules that keep their present values, such as ("head", "aux_head").
+        inference: heads that only training uses may be absent from the file as a whole.
 
     Returns:
         One line, `N loaded, M dropped (reasons), 0 missing ...`.
@@ -27,10 +44,23 @@ def load_weights(model: nn.Module, path: str | Path, reset: Sequence[str] = ()) 
         FileNotFoundError: there is no such file.
         ValueError: the file is no checkpoint that is accepted, or does not fit the model exactly.
     """
-    checkpoint = read_checkpoint(path)
+    return load_checkpoint(model, read_checkpoint(path), path, reset, inference=inference)
+
+
+def load_checkpoint(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    path: str | Path,
+    reset: Sequence[str] = (),
+    *,
+    inference: bool = False,
+) -> str:
+    """`load_weights` with a checkpoint that has been read from `path`."""
     theirs, ours = checkpoint.facts.get("architecture"), getattr(model, "architecture", "")
     if theirs and ours and theirs != ours:
         raise ValueError(f"{path} holds {theirs}, the model is {ours}")
+    if inference:
+        reset = (*reset, *absent_training_heads(model, checkpoint.tensors))
     converted = convert_state_dict(model, checkpoint.tensors, reset, source=str(path))
     model.load_state_dict(converted.tensors, strict=True)
     return _report(converted, checkpoint.ignored)
@@ -43,8 +73,10 @@ def _report(converted: Conversion, ignored: dict[str, str]) -> str:
         f"{len(dropped)} dropped{_reasons(dropped.values())}",
         "0 missing",
     ]
-    if converted.zeroed:
-        parts.append(f"{len(converted.zeroed)} set to 0{_reasons(converted.zeroed.values())}")
+    if converted.filled:
+        parts.append(f"{len(converted.filled)} constant{_reasons(converted.filled.values())}")
+    if converted.fresh:
+        parts.append(f"{len(converted.fresh)} left fresh{_reasons(converted.fresh.values())}")
     if converted.reset:
         parts.append(f"{len(converted.reset)} left fresh (reset)")
     return f"{', '.join(parts)} [{converted.dialect} names]"

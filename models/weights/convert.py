@@ -7,16 +7,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models import pidnet, rtformer
+from models import bisenetv1, bisenetv2, ddrnet, lrformer, pidnet, rdrnet, rtformer
 from models.layers.reparam import fuse
 from models.registry import build_model, list_models
+from models.weights.bisenet import BISENETV1, BISENETV2
+from models.weights.ddrnet import DDRNET
+from models.weights.lrformer import LRFORMER, LRFORMER_BACKBONE, LRHEAD
 from models.weights.pidnet import PIDNET
+from models.weights.rdrnet import RDRNET
 from models.weights.rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER, RTFORMER_BLOCK
 from models.weights.rules import Dialect, OwnNames, Renaming, rename_keys, strip_wrappers
 
 # Class of a network or block -> the foreign dialects that it reads.
 DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
     pidnet.PIDNet: PIDNET,
+    ddrnet.DDRNet: DDRNET,
+    rdrnet.RDRNet: RDRNET,
+    bisenetv1.BiSeNetV1: BISENETV1,
+    bisenetv2.BiSeNetV2: BISENETV2,
+    lrformer.LRFormer: LRFORMER,
+    lrformer.LRFormerBackbone: LRFORMER_BACKBONE,
+    lrformer.LRHead: LRHEAD,
     rtformer.RTFormer: RTFORMER,
     rtformer.RTFormerBlock: RTFORMER_BLOCK,
     rtformer.GroupedAttention: GROUPED_ATTENTION,
@@ -26,19 +37,21 @@ DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
 
 @dataclass
 class Conversion:
-    """tensors: the whole state dict of the model. dropped: source key -> reason. zeroed, reset:
-    the model's keys that the source did not fill, and why."""
+    """tensors: the whole state dict of the model. dropped: source key -> reason. filled, fresh:
+    the model's keys that the source does not store, set to a constant or left as they were, and
+    why. reset: keys that the caller kept."""
 
     dialect: str
     tensors: dict[str, Tensor]
     loaded: int
     dropped: dict[str, str]
-    zeroed: dict[str, str] = field(default_factory=dict)
+    filled: dict[str, str] = field(default_factory=dict)
+    fresh: dict[str, str] = field(default_factory=dict)
     reset: list[str] = field(default_factory=list)
 
 
 def rename_for(model: nn.Module, keys: Iterable[str]) -> Renaming:
-    """The keys of a state dict in the dialect that knows most of them.
+    """The keys of a state dict in the dialect that knows most of them, kept or dropped.
 
     Sources are as given, also where DistributedDataParallel or torch.compile prefixed them.
     """
@@ -47,13 +60,21 @@ def rename_for(model: nn.Module, keys: Iterable[str]) -> Renaming:
     own = OwnNames(frozenset(model.state_dict()))
     candidates = (own, *DIALECTS.get(type(model), ()))
     bare = [k[len(prefix) :] for k in keys]
-    best = max((rename_keys(d, bare) for d in candidates), key=lambda r: len(r.sources))
+    renamings = [rename_keys(d, bare) for d in candidates if d.is_spoken(bare)]
+    best = max(renamings, key=lambda r: (len(r.sources) > 0, len(r.sources) + len(r.dropped)))
     return Renaming(
         best.dialect,
         {target: prefix + source for target, source in best.sources.items()},
         {prefix + source: reason for source, reason in best.dropped.items()},
         [prefix + source for source in best.unknown],
     )
+
+
+def absent_training_heads(model: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
+    """Heads that only training uses and of which `keys` has nothing at all."""
+    targets = rename_for(model, keys).sources
+    heads = getattr(model, "training_only", ())
+    return tuple(h for h in heads if not any(target.startswith(f"{h}.") for target in targets))
 
 
 def convert_state_dict(
@@ -87,7 +108,7 @@ def convert_state_dict(
         if is_reset(target):
             dropped[key] = "reset"
         else:
-            tensors[target] = state[key]
+            tensors[target] = state[key].reshape(own[target].shape)
     result = Conversion(renaming.dialect.name, tensors, len(tensors), dropped)
     for target, value in own.items():
         if target in tensors:
@@ -95,9 +116,13 @@ def convert_state_dict(
         tensors[target] = value
         if is_reset(target):
             result.reset.append(target)
+            continue
+        fill = renaming.dialect.filled(target)
+        if fill.value is None:
+            result.fresh[target] = fill.reason
         else:
-            result.zeroed[target] = renaming.dialect.zeroed(target) or ""
-            tensors[target] = torch.zeros_like(value)
+            result.filled[target] = fill.reason
+            tensors[target] = torch.full_like(value, fill.value)
     return result
 
 
@@ -128,7 +153,7 @@ def _find_problem(own, state, renaming: Renaming, is_reset) -> _Problem:
         *(key for target, key in renaming.sources.items() if target not in own),
     ]
     missing = [key for key in own if key not in renaming.sources and not is_reset(key)]
-    absent = [key for key in missing if renaming.dialect.zeroed(key) is None]
+    absent = [key for key in missing if renaming.dialect.filled(key) is None]
     misfits = [
         target
         for target, key in renaming.sources.items()
@@ -138,7 +163,13 @@ def _find_problem(own, state, renaming: Renaming, is_reset) -> _Problem:
 
 
 def _fits(own: Tensor, given: Tensor) -> bool:
-    return own.shape == given.shape and own.is_floating_point() == given.is_floating_point()
+    same_kind = own.is_floating_point() == given.is_floating_point()
+    return same_kind and _matrix(own.shape) == _matrix(given.shape)
+
+
+def _matrix(shape: Sequence[int]) -> tuple[int, ...]:
+    """The weight of a 1x1 convolution is that of a linear layer."""
+    return tuple(shape[:2]) if len(shape) == 4 and shape[2:] == (1, 1) else tuple(shape)
 
 
 def _explain(model, own, state, renaming: Renaming, problem: _Problem, reset) -> str:

@@ -3,12 +3,17 @@
 from models.weights.common import (
     CONV_BN,
     HEAD,
+    IMAGENET_DROPS,
+    IMAGENET_KEYS,
     MM_CONV_BN,
+    MM_DROPS,
     MM_PYRAMID,
     MM_RESIDUAL_BLOCK,
+    MM_STEM_FILLS,
     PYRAMID,
     RESIDUAL_BLOCK,
     STEM,
+    imagenet_fills,
     mm_modules,
 )
 from models.weights.rules import Dialect, Rule
@@ -116,11 +121,15 @@ PIDNET = (
         prefix="model.",
         drops={r"(sem_loss|bd_loss)\..*": "loss buffers of the training wrapper"},
     ),
-    # Its auxiliary heads were trained on features before the ReLU; the main head is the same.
     Dialect(
-        "mmsegmentation PIDNet",
-        _MMSEG,
-        drops={r"data_preprocessor\..*": "input normalisation"},
-        zeros={r"stem\.conv[12]\.conv\.bias": "mmsegmentation's stem has no biases"},
+        "PIDNet ImageNet",
+        _OFFICIAL,
+        drops=IMAGENET_DROPS,
+        fills=imagenet_fills(
+            r"(context|guide\d|boundary\d|difference\d|merge|head|aux_head|boundary_head)\..*"
+        ),
+        requires=IMAGENET_KEYS,
     ),
+    # Its auxiliary heads were trained on features before the ReLU; the main head is the same.
+    Dialect("mmsegmentation PIDNet", _MMSEG, drops=MM_DROPS, fills=MM_STEM_FILLS),
 )

@@ -1,7 +1,14 @@
 """RTFormer's checkpoints: PaddleSeg's .pdparams."""
 
-from models.weights.common import HEAD, PYRAMID, RESIDUAL_BLOCK, STEM
-from models.weights.rules import PADDLE_LEAVES, Dialect, Rule
+from models.weights.common import (
+    HEAD,
+    IMAGENET_DROPS,
+    IMAGENET_KEYS,
+    PYRAMID,
+    RESIDUAL_BLOCK,
+    STEM,
+)
+from models.weights.rules import PADDLE_LEAVES, Dialect, Fill, Rule
 
 _GROUPED_ATTENTION = {"k": "keys.conv.weight", "v": "values.weight", "norm": "keys.norm"}
 _FEED_FORWARD = {name: name for name in ("norm", "conv1", "conv2")}
@@ -23,12 +30,14 @@ _BLOCK = {
 }
 
 
+_COUNTERS = {r"(.*\.)?num_batches_tracked": Fill(0.0, "Paddle counts no batches")}
+
+
 def _paddle(*rules: Rule) -> tuple[Dialect, ...]:
-    counters = {r"(.*\.)?num_batches_tracked": "Paddle counts no batches"}
-    return (Dialect("PaddleSeg RTFormer", rules, PADDLE_LEAVES, zeros=counters),)
+    return (Dialect("PaddleSeg RTFormer", rules, PADDLE_LEAVES, fills=_COUNTERS),)
 
 
-RTFORMER = _paddle(
+_NETWORK = (
     Rule("conv1", "stem", STEM),
     Rule(r"layer([123])\.(\d+)", r"stage\1.\2", RESIDUAL_BLOCK),
     Rule(r"layer3_\.(\d+)", r"detail3.\1", RESIDUAL_BLOCK),
@@ -37,6 +46,17 @@ RTFORMER = _paddle(
     Rule("spp", "context", PYRAMID),
     Rule("seghead", "head", HEAD),
     Rule("seghead_extra", "aux_head", HEAD),
+)
+RTFORMER = (
+    *_paddle(*_NETWORK),
+    Dialect(
+        "RTFormer ImageNet",
+        _NETWORK,
+        PADDLE_LEAVES,
+        drops=IMAGENET_DROPS,
+        fills=_COUNTERS | {r"(context|head|aux_head)\..*": Fill(None, "not in ImageNet files")},
+        requires=IMAGENET_KEYS,
+    ),
 )
 
 # The blocks alone, as their parity data names them.

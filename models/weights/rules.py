@@ -8,7 +8,9 @@ renamed twice, so tables may be read rule by rule.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+_Value = TypeVar("_Value")
 _NORM_LEAVES = ("running_mean", "running_var", "num_batches_tracked")
 TORCH_LEAVES = {name: name for name in ("weight", "bias", *_NORM_LEAVES)}
 PADDLE_LEAVES = {
@@ -39,12 +41,25 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Fill:
+    """What a target that a dialect does not store is set to, and why that is the same network.
+
+    value: a number, or None for the model's present value.
+    """
+
+    value: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Dialect:
     """One way in which somebody names a family's tensors.
 
     prefix: in front of every key that is renamed.
     drops: regular expression of a source key -> why it is not needed.
-    zeros: regular expression of a target key -> why the source lacks it; it is set to 0.
+    fills: regular expression of a target key -> what it is set to where the source lacks it.
+    requires: regular expression that at least one source key matches; without one the dialect is
+        not spoken.
     """
 
     name: str
@@ -52,29 +67,36 @@ class Dialect:
     leaves: Mapping[str, str] = field(default_factory=lambda: TORCH_LEAVES)
     prefix: str = ""
     drops: Mapping[str, str] = field(default_factory=dict)
-    zeros: Mapping[str, str] = field(default_factory=dict)
+    fills: Mapping[str, Fill] = field(default_factory=dict)
+    requires: str = ""
 
     def rename(self, key: str) -> str | None:
         """This project's name of `key`, or None."""
         if not key.startswith(self.prefix):
             return None
-        path, leaf = key[len(self.prefix) :], ""
+        path = key[len(self.prefix) :]
         parent, _, last = path.rpartition(".")
+        candidates = [(path, "")]
         if parent and last in self.leaves:
-            path, leaf = parent, f".{self.leaves[last]}"
-        for rule in self.rules:
-            renamed = rule.rename(path)
-            if renamed is not None:
-                return renamed + leaf
+            candidates.append((parent, f".{self.leaves[last]}"))
+        for module, leaf in candidates:
+            for rule in self.rules:
+                renamed = rule.rename(module)
+                if renamed is not None:
+                    return renamed + leaf
         return None
+
+    def is_spoken(self, keys: Iterable[str]) -> bool:
+        """Whether `keys` hold what every file of this dialect has."""
+        return not self.requires or any(re.fullmatch(self.requires, key) for key in keys)
 
     def dropped(self, key: str) -> str | None:
         """Why `key` is dropped, or None."""
         return _first_match(self.drops, key)
 
-    def zeroed(self, target: str) -> str | None:
-        """Why the absent `target` is set to 0, or None."""
-        return _first_match(self.zeros, target)
+    def filled(self, target: str) -> Fill | None:
+        """What the absent `target` is set to, or None if it may not be absent."""
+        return _first_match(self.fills, target)
 
 
 @dataclass(frozen=True)
@@ -87,14 +109,17 @@ class OwnNames:
     def rename(self, key: str) -> str | None:
         return key if key in self.keys else None
 
+    def is_spoken(self, keys: Iterable[str]) -> bool:
+        return True
+
     def dropped(self, key: str) -> str | None:
         return None
 
-    def zeroed(self, target: str) -> str | None:
+    def filled(self, target: str) -> Fill | None:
         return None
 
 
-def _first_match(table: Mapping[str, str], key: str) -> str | None:
+def _first_match(table: Mapping[str, _Value], key: str) -> _Value | None:
     return next((value for pattern, value in table.items() if re.fullmatch(pattern, key)), None)
 
 

@@ -1,0 +1,352 @@
+"""Pickles as data: no name in a file is imported, no object of it is built or called.
+
+The stream is decoded by the standard library's `pickletools` and replayed on a small stack machine
+whose values are plain containers, numbers and text, and for everything else an `Inert` node that
+only remembers its kind and its parts. What a reader of weights needs (tensors, numpy arrays) is
+made by the constructors it passes in; they receive data and are the only functions that run.
+"""
+
+import pickle
+import pickletools
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+MAX_OPERATIONS = 20_000_000  # of one pickle; the largest real checkpoints have some 100,000
+
+# Names of the standard library that training scripts leave in checkpoints. Any other one, and any
+# function of another package, has no business there: such a file is refused.
+_HARMLESS = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "_codecs": "encode",
+        "argparse": "Namespace",
+        "builtins": "bool bytearray bytes complex dict float frozenset getattr int list object "
+        "range set slice str tuple",
+        "collections": "ChainMap Counter OrderedDict defaultdict deque",
+        "copyreg": "__newobj__ __newobj_ex__ _reconstructor",
+        "datetime": "date datetime time timedelta timezone",
+        "decimal": "Decimal",
+        "fractions": "Fraction",
+        "functools": "partial",
+        "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+        "re": "_compile",
+        "types": "SimpleNamespace",
+        "uuid": "UUID",
+    }.items()
+    for name in names.split()
+)
+_FUNCTIONS = frozenset(
+    """
+    numpy.core.multiarray.scalar numpy._core.multiarray.scalar numpy.dtype numpy.ndarray
+    numpy.random.__randomstate_ctor numpy.random._pickle.__randomstate_ctor
+    numpy.random._pickle.__generator_ctor numpy.random._pickle.__bit_generator_ctor
+    torch.device torch.serialization._get_layout torch._utils._rebuild_sparse_tensor
+    torch._utils._rebuild_qtensor
+    """.split()
+)
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_SIMPLE = (str, int, float, bool, bytes, type(None))
+
+# What decoding a damaged stream can raise.
+DAMAGE = (
+    pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    EOFError, MemoryError, RecursionError,
+)  # fmt: skip
+
+
+class RefusedError(ValueError):
+    """The stream names something that no checkpoint needs. The text is that name."""
+
+
+class Name:
+    """A module's attribute, as text."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, module: str, name: str) -> None:
+        self.text = f"{_PYTHON_2.get(module, module)}.{name}"
+
+    def check(self) -> None:
+        """Raise RefusedError for a part of the standard library that is not known as harmless."""
+        top = self.text.partition(".")[0]
+        if top in sys.stdlib_module_names and self.text not in _HARMLESS:
+            raise RefusedError(self.text)
+
+    def check_call(self) -> None:
+        """Raise RefusedError for a function that is not known; a class has a capital letter."""
+        last = self.text.rpartition(".")[2].lstrip("_")
+        if not (last[:1].isupper() or self.text in _HARMLESS or self.text in _FUNCTIONS):
+            raise RefusedError(self.text)
+
+
+class Inert:
+    """Stands for an object of `kind`: the parts that the stream gave it, and no behaviour."""
+
+    __slots__ = ("args", "entries", "items", "kind", "state")
+
+    def __init__(self, kind: str, args: tuple = ()) -> None:
+        self.kind, self.args = kind, args
+        self.items: list = []
+        self.entries: dict = {}
+        self.state: Any = None
+
+
+class _Mark:
+    pass
+
+
+Constructors = Mapping[str, Callable[..., Any]]
+
+
+def read_pickle(
+    stream: BinaryIO, constructors: Constructors, persistent: Callable[[Any], Any] | None = None
+) -> Any:
+    """The value of one pickle, which ends where the stream then stands.
+
+    Args:
+        constructors: name -> function of the arguments that the stream gives to that name.
+        persistent: function of a persistent id (torch: a storage).
+
+    Raises:
+        RefusedError: a name that no checkpoint needs.
+        One of DAMAGE: the stream is not a whole pickle.
+    """
+    machine = _Machine(constructors, persistent)
+    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        if count > MAX_OPERATIONS:
+            raise pickle.UnpicklingError(f"more than {MAX_OPERATIONS} operations")
+        if operation.name == "STOP":
+            return machine.stack.pop()
+        machine.step(operation.name, argument)
+    raise pickle.UnpicklingError("the stream ends before the pickle does")
+
+
+class _Machine:
+    """The stack machine of Python's pickle, on data."""
+
+    def __init__(self, constructors: Constructors, persistent: Callable | None) -> None:
+        self.constructors, self.persistent = constructors, persistent
+        self.stack: list = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        if name in _PUSHED:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name]())
+        else:
+            getattr(self, f"_{name.lower()}")(argument)
+
+    def __getattr__(self, name: str):
+        raise pickle.UnpicklingError(f"operation {name} is not known")
+
+    def _pop_mark(self, _: Any = None) -> list:
+        """The values above the last mark, which goes too."""
+        for index in range(len(self.stack) - 1, -1, -1):
+            if isinstance(self.stack[index], _Mark):
+                values = self.stack[index + 1 :]
+                del self.stack[index:]
+                return values
+        raise pickle.UnpicklingError("no mark")
+
+    # the stack itself
+
+    def _mark(self, _: Any) -> None:
+        self.stack.append(_Mark())
+
+    def _pop(self, _: Any) -> None:
+        self.stack.pop()
+
+    def _dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def _proto(self, _: Any) -> None:
+        """Also FRAME: nothing to do."""
+
+    _frame = _proto
+
+    def _put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    _binput = _long_binput = _put
+
+    def _memoize(self, _: Any) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def _get(self, index: int) -> None:
+        self.stack.append(self.memo[index])
+
+    _binget = _long_binget = _get
+
+    # containers
+
+    def _list(self, _: Any) -> None:
+        self.stack.append(self._pop_mark())
+
+    def _tuple(self, _: Any) -> None:
+        self.stack.append(tuple(self._pop_mark()))
+
+    def _tuple_of(self, count: int) -> None:
+        values = self.stack[-count:]
+        if len(values) < count:
+            raise pickle.UnpicklingError("too few values")
+        self.stack[-count:] = [tuple(values)]
+
+    def _tuple1(self, _: Any) -> None:
+        self._tuple_of(1)
+
+    def _tuple2(self, _: Any) -> None:
+        self._tuple_of(2)
+
+    def _tuple3(self, _: Any) -> None:
+        self._tuple_of(3)
+
+    def _dict(self, _: Any) -> None:
+        values = self._pop_mark()
+        self.stack.append({})
+        self._set(self.stack[-1], values)
+
+    def _frozenset(self, _: Any) -> None:
+        values = self._pop_mark()
+        self.stack.append(Inert("builtins.frozenset"))
+        self._add(self.stack[-1], values)
+
+    def _appends(self, _: Any) -> None:
+        values = self._pop_mark()
+        self._add(self.stack[-1], values)
+
+    _additems = _appends
+
+    def _append(self, _: Any) -> None:
+        value = self.stack.pop()
+        self._add(self.stack[-1], [value])
+
+    def _setitems(self, _: Any) -> None:
+        values = self._pop_mark()
+        self._set(self.stack[-1], values)
+
+    def _setitem(self, _: Any) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key, value])
+
+    @staticmethod
+    def _add(target: Any, values: list) -> None:
+        if isinstance(target, Inert):
+            target = target.items
+        if type(target) is not list:
+            raise pickle.UnpicklingError(f"items for a {type(target).__name__}")
+        target.extend(values)
+
+    @staticmethod
+    def _set(target: Any, values: list) -> None:
+        if isinstance(target, Inert):
+            target = target.entries
+        if type(target) is not dict or len(values) % 2:
+            raise pickle.UnpicklingError(f"entries for a {type(target).__name__}")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            target[_key(key)] = value
+
+    # names and objects
+
+    def _persid(self, key: Any) -> None:
+        if self.persistent is None:
+            raise pickle.UnpicklingError("a persistent id")
+        self.stack.append(self.persistent(key))
+
+    def _binpersid(self, _: Any) -> None:
+        self._persid(self.stack.pop())
+
+    def _global(self, argument: str) -> None:
+        self._push_name(*argument.split(" ", 1))
+
+    def _stack_global(self, _: Any) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self._push_name(module, name)
+
+    def _push_name(self, module: Any, name: Any) -> None:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise pickle.UnpicklingError("a name that is not text")
+        self.stack.append(Name(module, name))
+        self.stack[-1].check()
+
+    def _reduce(self, _: Any) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(self._call(function, arguments))
+
+    def _inst(self, argument: str) -> None:
+        values = self._pop_mark()
+        self._global(argument)
+        self.stack.append(self._call(self.stack.pop(), tuple(values)))
+
+    def _obj(self, _: Any) -> None:
+        function, *values = self._pop_mark()
+        self.stack.append(self._call(function, tuple(values)))
+
+    def _newobj(self, _: Any) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        self.stack.append(self._new(kind, arguments))
+
+    def _newobj_ex(self, _: Any) -> None:
+        self.stack.pop()  # keyword arguments
+        self._newobj(None)
+
+    def _build(self, _: Any) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Inert):
+            target.state = state
+        elif type(target) is not dict:  # an OrderedDict's attributes are not needed
+            raise pickle.UnpicklingError(f"a state for a {type(target).__name__}")
+
+    def _new(self, kind: Any, arguments: Any) -> Any:
+        if not isinstance(kind, Name) or type(arguments) is not tuple:
+            raise pickle.UnpicklingError("an object without a class")
+        if kind.text in self.constructors:
+            return self.constructors[kind.text](*arguments)
+        return Inert(kind.text, arguments)
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if isinstance(function, Inert):
+            raise RefusedError(f"an object of {function.kind}")
+        if not isinstance(function, Name) or type(arguments) is not tuple:
+            raise pickle.UnpicklingError("a call of something that is not a name")
+        name = function.text
+        if name in ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__"):
+            return self._new(arguments[0], arguments[1:])
+        if name == "builtins.getattr":  # a method of an unknown class is as inert as the class
+            owner = arguments[0]
+            if not isinstance(owner, Name) or owner.text.partition(".")[0] == "builtins":
+                raise RefusedError(name)
+        if name not in self.constructors:
+            function.check_call()
+        return self._new(function, arguments)
+
+
+def _key(key: Any) -> Any:
+    """A key whose hash is cheap whatever the stream says; another object's entry gets its own."""
+    flat = key if isinstance(key, tuple) else (key,)
+    if all(isinstance(part, _SIMPLE) for part in flat):
+        return key
+    if isinstance(key, Name):
+        return key.text
+    if isinstance(key, Inert):
+        return key
+    raise pickle.UnpicklingError("a key that is not plain")
+
+
+_PUSHED = frozenset(
+    """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES
+    SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT
+    BINFLOAT
+    """.split()
+)
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: Inert("builtins.set"),
+}

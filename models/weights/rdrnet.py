@@ -1,0 +1,74 @@
+"""RDRNet's checkpoints: the training form, and the official deployed form."""
+
+from models.rdrnet import NORM
+from models.weights.common import (
+    MM_DROPS,
+    MM_DUAL_HEAD,
+    MM_PYRAMID,
+    MM_RESIDUAL_BLOCK,
+    mm_exchanges,
+    mm_modules,
+)
+from models.weights.rules import Dialect, Fill, Rule
+
+_BLOCK = {
+    **mm_modules(
+        {
+            "path_3x3": "conv3x3",
+            "path_1x1.conv1": "conv1x1.0",
+            "path_1x1.conv2": "conv1x1.1",
+        }
+    ),
+    "path_residual": "identity",
+    # deployed: one biased convolution
+    "reparam_3x3.weight": "conv3x3.conv.weight",
+    "reparam_3x3.bias": "conv3x3.norm.bias",
+}
+_PROCESS = {
+    "norm": "norm",
+    **mm_modules({"parallel1": "convs.0", "parallel2": "convs.1"}),
+    "reparam_parallel.weight": "convs.0.conv.weight",
+    "reparam_parallel.bias": "convs.0.norm.bias",
+}
+_BRANCHES = (("semantic_branch_layers", "low"), ("detail_branch_layers", "high"))
+_RULES = (
+    Rule(r"backbone\.stem\.(\d+)", r"stem.\1", _BLOCK),
+    *(
+        Rule(rf"backbone\.{theirs}\.{i}\.(\d+)", rf"stage{i + 4}.{ours}.\1", _BLOCK)
+        for theirs, ours in _BRANCHES
+        for i in range(2)
+    ),
+    *(
+        Rule(rf"backbone\.{theirs}\.2\.(?:0\.)?(\d+)", rf"{ours}6.\1", MM_RESIDUAL_BLOCK)
+        for theirs, ours in _BRANCHES
+    ),
+    *mm_exchanges("stage4", "stage5"),
+    Rule(r"backbone\.spp", "context", MM_PYRAMID),
+    Rule(r"backbone\.spp\.processes", "context.process", _PROCESS),
+    *MM_DUAL_HEAD,
+)
+
+# A deployed convolution is loaded as the 3x3 path: its BatchNorm passes everything on and adds the
+# bias, and the other paths give 0. Evaluated or fused, the network is the deployed one.
+_REASON = "the deployed form has one path"
+_LOADED = r"(.*\.conv3x3|context\.process\.convs\.0)\.norm"
+_SILENT = r"(.*\.conv1x1\.[01]\.(conv|norm)|.*\.identity|context\.process\.convs\.1\.(conv|norm))"
+_DEPLOYED_FILLS = {
+    rf"{_LOADED}\.weight": Fill(1.0, _REASON),
+    rf"{_LOADED}\.running_mean": Fill(0.0, _REASON),
+    rf"{_LOADED}\.running_var": Fill(1.0 - NORM["eps"], _REASON),
+    rf"{_SILENT}\.(weight|bias|running_mean)": Fill(0.0, _REASON),
+    rf"{_SILENT}\.running_var": Fill(1.0, _REASON),
+    rf"({_LOADED}|{_SILENT})\.num_batches_tracked": Fill(0.0, _REASON),
+}
+
+RDRNET = (
+    Dialect("RDRNet", _RULES, drops=MM_DROPS),
+    Dialect(
+        "deployed RDRNet",
+        _RULES,
+        drops=MM_DROPS,
+        fills=_DEPLOYED_FILLS,
+        requires=r"backbone\.stem\.0\.reparam_3x3\.weight",
+    ),
+)

@@ -1,0 +1,173 @@
+"""Tensors and arrays as pickles describe them, and how they become tensors when asked for."""
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.weights.pickles import Inert, Name, RefusedError
+
+_STORAGES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,
+    "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16,
+    "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
+}  # fmt: skip
+_ARRAY_KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
+
+
+class NotNumbersError(ValueError):
+    """A weight is stored as something that is not numbers in memory."""
+
+
+class StoredStorage:
+    """Raw memory under a key of the file. dtype: None where each tensor names its own."""
+
+    def __init__(self, key: str, dtype: torch.dtype | None, count: int) -> None:
+        self.key, self.dtype, self.count = key, dtype, count
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one of the `count` items."""
+        return 1 if self.dtype is None else self.dtype.itemsize
+
+
+def storage_of(key: Any) -> StoredStorage:
+    """The storage behind torch's persistent id ("storage", class, key, device, count, ...)."""
+    if type(key) is not tuple or len(key) < 5 or key[0] != "storage" or type(key[4]) is not int:
+        raise pickle.UnpicklingError("a persistent id that is no storage")
+    kind, name = key[1], key[2]
+    text = kind.text.rpartition(".")[2] if isinstance(kind, Name) else ""
+    if not isinstance(name, str) or not text.endswith("Storage"):
+        raise pickle.UnpicklingError("a storage without a key")
+    return StoredStorage(name, _STORAGES.get(text.removesuffix("Storage")), key[4])
+
+
+class StoredTensor(Inert):
+    """A strided view of a storage."""
+
+    __slots__ = ("dtype", "offset", "size", "storage", "stride")
+
+    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> None:
+        super().__init__("torch.Tensor")
+        shape = (offset, *size, *stride)
+        if not isinstance(storage, StoredStorage) or len(size) != len(stride):
+            raise pickle.UnpicklingError("a tensor without a storage")
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise pickle.UnpicklingError("a tensor of negative size")
+        self.storage, self.offset, self.dtype = storage, offset, dtype
+        self.size, self.stride = tuple(size), tuple(stride)
+
+    def tensor(self, key: str, read: Callable[[str], bytes], buffers: dict[str, Tensor]) -> Tensor:
+        """The tensor. `buffers` keeps what has been read, for tensors that share a storage."""
+        storage, dtype = self.storage, self.dtype or self.storage.dtype
+        if dtype is None:
+            raise NotNumbersError(f"{key} is stored in a type that is not read")
+        if 0 in self.size:
+            return torch.empty(self.size, dtype=dtype)
+        if storage.key not in buffers:
+            buffers[storage.key] = torch.frombuffer(bytearray(read(storage.key)), dtype=torch.uint8)
+        flat = buffers[storage.key]
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+        if (last + 1) * dtype.itemsize > len(flat):
+            raise pickle.UnpicklingError(f"{key} reaches beyond its storage")
+        flat = flat[: len(flat) // dtype.itemsize * dtype.itemsize].view(dtype)
+        return flat.as_strided(self.size, self.stride, self.offset)
+
+
+class StoredArray(Inert):
+    """A numpy array, whose content comes as a state (version, shape, dtype, fortran, bytes)."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__("numpy.ndarray")
+
+    def tensor(self, key: str, *_: Any) -> Tensor:
+        """The array as a tensor of this machine's byte order."""
+        state = self.state if type(self.state) is tuple else ()
+        _, shape, dtype, fortran, raw = state if len(state) == 5 else (None,) * 5
+        if isinstance(raw, str):  # written by Python 2
+            raw = raw.encode("latin1")
+        if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, Inert):
+            raise NotNumbersError(f"{key} is an array without raw bytes")
+        code = dtype.args[0] if dtype.args else ""
+        order = dtype.state[1] if type(dtype.state) is tuple else "="
+        if code not in _ARRAY_KINDS or order not in ("<", ">", "|", "="):
+            raise NotNumbersError(f"{key} is an array of {code!r}, which are not numbers")
+        array = np.frombuffer(raw, np.dtype(order + code))
+        array = array.reshape(shape, order="F" if fortran else "C")
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
+    return StoredTensor(storage, offset, size, stride, None)
+
+
+def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StoredTensor:
+    """Of an untyped storage; requires_grad, hooks, dtype."""
+    kind = rest[2].text if len(rest) > 2 and isinstance(rest[2], Name) else ""
+    dtype = getattr(torch, kind.removeprefix("torch."), None) if "." in kind else None
+    if not isinstance(dtype, torch.dtype):
+        raise pickle.UnpicklingError("a tensor of an unknown type")
+    return StoredTensor(storage, offset, size, stride, dtype)
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _from_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor with attributes or of a subclass: the tensor."""
+    name = function.text if isinstance(function, Name) else ""
+    if name not in TENSOR_CONSTRUCTORS or name.endswith("_rebuild_from_type_v2"):
+        raise RefusedError(name or "an object")
+    return TENSOR_CONSTRUCTORS[name](*arguments)
+
+
+def _array(*_: Any) -> StoredArray:
+    return StoredArray()
+
+
+def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> StoredArray:
+    array = StoredArray()
+    array.state = (1, shape, dtype, order == "F", raw)
+    return array
+
+
+def _table(items: Any = (), *_: Any) -> dict:
+    """OrderedDict; Python 2 gave its items at once."""
+    if not isinstance(items, list):
+        return {}
+    if not all(type(pair) in (list, tuple) and isinstance(pair[0], str) for pair in items):
+        raise pickle.UnpicklingError("an OrderedDict of other things than named values")
+    return {pair[0]: pair[1] for pair in items}
+
+
+def _encode(text: Any = "", encoding: Any = "latin1", *_: Any) -> bytes:
+    if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
+        raise pickle.UnpicklingError("bytes in another encoding than latin1")
+    return text.encode("latin1")
+
+
+ARRAY_CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _table,
+    "collections.defaultdict": lambda *_: {},
+    "numpy.core.multiarray._reconstruct": _array,
+    "numpy._core.multiarray._reconstruct": _array,
+    "numpy.core.numeric._frombuffer": _array_from_buffer,
+    "numpy._core.numeric._frombuffer": _array_from_buffer,
+    "_codecs.encode": _encode,
+    "builtins.bytes": _encode,
+}
+TENSOR_CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
+    **ARRAY_CONSTRUCTORS,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+}
