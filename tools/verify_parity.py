@@ -9,7 +9,6 @@ architecture that is not known here), 2 if there is nothing to check.
 """
 
 import argparse
-import inspect
 import pickle
 import re
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import _init_paths  # noqa: F401
 import torch
 from _init_paths import run_main
+from parity_blocks import UnknownError, block_builder
 from parity_losses import check_losses
 from torch import Tensor, nn
 
@@ -31,7 +31,6 @@ from models import (
     list_backbones,
     resolve_name,
 )
-from models.rtformer import CrossAttention, GroupedAttention, RTFormerBlock
 from models.weights import load_weights
 from utils.parity import (
     DAMAGE,
@@ -40,16 +39,11 @@ from utils.parity import (
     difference,
     fill,
     inputs,
-    parse_constructor,
     read_fixture,
     table,
     tolerance,
 )
 from utils.records import write_json
-
-
-class UnknownError(Exception):
-    """The fixture is about something that this project does not have."""
 
 
 def main() -> int:
@@ -153,53 +147,6 @@ def our_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
         option if option in accepted else synonyms.get(option, option): value
         for option, value in options.items()
     }
-
-
-def block_builder(fixture: Fixture) -> Callable[[], nn.Module]:
-    name, arguments = parse_constructor(fixture.entry("official")["constructor"])
-    if name not in BLOCKS:
-        raise UnknownError(f"block {name or 'without a class name'}")
-    try:
-        inspect.signature(BLOCKS[name]).bind(**arguments)
-    except TypeError as error:
-        raise UnknownError(f"block {name}: {error}") from error
-    return lambda: BLOCKS[name](**arguments)
-
-
-def external_attention(
-    in_channels: int, out_channels: int, inter_channels: int, num_heads: int, use_cross_kv: bool
-) -> nn.Module:
-    if use_cross_kv:
-        return CrossAttention(in_channels)
-    if inter_channels != out_channels:
-        raise UnknownError(f"ExternalAttention of {inter_channels} inner channels")
-    return GroupedAttention(in_channels, out_channels, num_heads)
-
-
-def rtformer_block(
-    in_channels: list[int],
-    out_channels: list[int],
-    num_heads: int = 8,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.2,
-    use_injection: bool = True,
-    use_cross_kv: bool = True,
-    cross_size: int = 12,
-) -> nn.Module:
-    (high_in, low_in), (high, low) = in_channels, out_channels
-    if high_in != high or drop_rate or not use_cross_kv:
-        raise UnknownError(f"EABlock of {in_channels} to {out_channels} channels")
-    return RTFormerBlock(
-        high, low_in, low, num_heads=num_heads, cross_size=cross_size, injection=use_injection,
-        drop_path=drop_path_rate,
-    )  # fmt: skip
-
-
-# Published class name -> the same block of ours, from the same arguments.
-BLOCKS: dict[str, Callable[..., nn.Module]] = {
-    "ExternalAttention": external_attention,
-    "EABlock": rtformer_block,
-}
 
 
 def checkpoint_files(fixture: Fixture) -> list[Path]:

@@ -3,16 +3,16 @@
 from models.weights.common import MM_DROPS, mm_modules
 from models.weights.rules import Dialect, Fill, Rule
 
-_ATTENTION = {
-    "attn.q": "attention.query",  # the decoder's is a 1x1 convolution
-    "attn.q.0": "attention.query",
-    "attn.kv": "attention.key_value",
-    "attn.kv.0": "attention.key_value",
-    "attn.proj": "attention.project",
-    "attn.norm": "attention.norm",
+ATTENTION = {
+    "q": "query",  # the decoder's is a 1x1 convolution
+    "q.0": "query",
+    "kv": "key_value",
+    "kv.0": "key_value",
+    "proj": "project",
+    "norm": "norm",
 }
 BLOCK = {
-    **_ATTENTION,
+    **{f"attn.{theirs}": f"attention.{ours}" for theirs, ours in ATTENTION.items()},
     "pre_norm": "pre_norm",
     "cpe": "position.conv",
     "norm1": "norm1",

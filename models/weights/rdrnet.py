@@ -11,41 +11,31 @@ from models.weights.common import (
 )
 from models.weights.rules import Dialect, Fill, Rule
 
-_BLOCK = {
-    **mm_modules(
-        {
-            "path_3x3": "conv3x3",
-            "path_1x1.conv1": "conv1x1.0",
-            "path_1x1.conv2": "conv1x1.1",
-        }
-    ),
-    "path_residual": "identity",
-    # deployed: one biased convolution
-    "reparam_3x3.weight": "conv3x3.conv.weight",
-    "reparam_3x3.bias": "conv3x3.norm.bias",
-}
-_PROCESS = {
-    "norm": "norm",
-    **mm_modules({"parallel1": "convs.0", "parallel2": "convs.1"}),
-    "reparam_parallel.weight": "convs.0.conv.weight",
-    "reparam_parallel.bias": "convs.0.norm.bias",
-}
 _BRANCHES = (("semantic_branch_layers", "low"), ("detail_branch_layers", "high"))
-_RULES = (
-    Rule(r"backbone\.stem\.(\d+)", r"stem.\1", _BLOCK),
-    *(
-        Rule(rf"backbone\.{theirs}\.{i}\.(\d+)", rf"stage{i + 4}.{ours}.\1", _BLOCK)
-        for theirs, ours in _BRANCHES
-        for i in range(2)
-    ),
-    *(
-        Rule(rf"backbone\.{theirs}\.2\.(?:0\.)?(\d+)", rf"{ours}6.\1", MM_RESIDUAL_BLOCK)
-        for theirs, ours in _BRANCHES
-    ),
-    *mm_exchanges("stage4", "stage5"),
-    Rule(r"backbone\.spp", "context", MM_PYRAMID),
-    Rule(r"backbone\.spp\.processes", "context.process", _PROCESS),
-    *MM_DUAL_HEAD,
+
+
+def _rules(block: dict[str, str], process: dict[str, str]) -> tuple[Rule, ...]:
+    """`block` and `process` name what is inside a block and inside the pyramid's convolution."""
+    return (
+        Rule(r"backbone\.stem\.(\d+)", r"stem.\1", block),
+        *(
+            Rule(rf"backbone\.{theirs}\.{i}\.(\d+)", rf"stage{i + 4}.{ours}.\1", block)
+            for theirs, ours in _BRANCHES
+            for i in range(2)
+        ),
+        *(
+            Rule(rf"backbone\.{theirs}\.2\.(?:0\.)?(\d+)", rf"{ours}6.\1", MM_RESIDUAL_BLOCK)
+            for theirs, ours in _BRANCHES
+        ),
+        *mm_exchanges("stage4", "stage5"),
+        Rule(r"backbone\.spp", "context", MM_PYRAMID),
+        Rule(r"backbone\.spp\.processes", "context.process", {"norm": "norm", **process}),
+        *MM_DUAL_HEAD,
+    )
+
+
+_PATHS = mm_modules(
+    {"path_3x3": "conv3x3", "path_1x1.conv1": "conv1x1.0", "path_1x1.conv2": "conv1x1.1"}
 )
 
 # A deployed convolution is loaded as the 3x3 path: its BatchNorm passes everything on and adds the
@@ -63,12 +53,27 @@ _DEPLOYED_FILLS = {
 }
 
 RDRNET = (
-    Dialect("RDRNet", _RULES, drops=MM_DROPS),
+    Dialect(
+        "RDRNet",
+        _rules(
+            {**_PATHS, "path_residual": "identity"},
+            mm_modules({"parallel1": "convs.0", "parallel2": "convs.1"}),
+        ),
+        drops=MM_DROPS,
+    ),
     Dialect(
         "deployed RDRNet",
-        _RULES,
+        _rules(
+            {
+                "reparam_3x3.weight": "conv3x3.conv.weight",
+                "reparam_3x3.bias": "conv3x3.norm.bias",
+            },
+            {
+                "reparam_parallel.weight": "convs.0.conv.weight",
+                "reparam_parallel.bias": "convs.0.norm.bias",
+            },
+        ),
         drops=MM_DROPS,
         fills=_DEPLOYED_FILLS,
-        requires=r"backbone\.stem\.0\.reparam_3x3\.weight",
     ),
 )
