@@ -124,6 +124,8 @@ class BiSeNetV2(SegModel):
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
+        if c < 8:
+            raise ValueError(f"base_channels is {c}; at least 8 are needed by the semantic stem")
         self.detail = nn.Sequential(
             nn.Sequential(ConvBNReLU(3, c, 3, 2), ConvBNReLU(c, c, 3)),
             nn.Sequential(ConvBNReLU(c, c, 3, 2), ConvBNReLU(c, c, 3), ConvBNReLU(c, c, 3)),

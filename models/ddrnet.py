@@ -52,8 +52,10 @@ class DDRNet(SegModel):
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
-        if len(blocks_per_stage) != 4:
-            raise ValueError(f"blocks_per_stage is {blocks_per_stage}; four numbers are needed")
+        if len(blocks_per_stage) != 4 or min(blocks_per_stage) < 1:
+            raise ValueError(
+                f"blocks_per_stage is {blocks_per_stage}; four numbers of 1 or more are needed"
+            )
         depth1, depth2, depth3, depth4 = blocks_per_stage
         if exchanges < 1 or depth3 % exchanges:
             raise ValueError(f"{depth3} blocks of stage 3 do not split over {exchanges} exchanges")

@@ -206,6 +206,13 @@ class LRFormerBackbone(nn.Module):
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
+        stages = {"embed_dims": embed_dims, "depths": depths}
+        stages |= {"num_heads": num_heads, "expansions": expansions}
+        for name, numbers in stages.items():
+            if len(numbers) != 4 or min(numbers) < 1:
+                raise ValueError(f"{name} is {numbers}; four numbers of 1 or more are needed")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is {drop_path}; it must be in [0, 1)")
         rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         norm = functools.partial(LayerNorm2d, eps=1e-6)
         very_deep = depths[2] > 20

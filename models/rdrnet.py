@@ -211,7 +211,8 @@ def _check_blocks(blocks: Sequence) -> Sequence:
     pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in blocks[2:]]
     numbers = [*blocks[:2], *(n for pair in pairs for n in pair)]
     ok = len(blocks) == 5 and all(len(pair) == 2 for pair in pairs)
-    if not ok or not all(isinstance(n, int) for n in numbers) or min(numbers[2:]) < 1:
+    ok = ok and all(isinstance(n, int) for n in numbers)
+    if not ok or min(numbers[:2]) < 0 or min(numbers[2:]) < 1:
         raise ValueError(
             f"blocks_per_stage is {blocks}; accepted: two numbers and three pairs of 1 or more, "
             "such as (4, 3, (5, 4), (5, 4), (1, 1))"

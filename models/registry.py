@@ -57,6 +57,11 @@ def resolve_name(name: str) -> str:
     raise ValueError(f"unknown architecture {name!r}{hint} Known: {', '.join(list_models())}")
 
 
+def is_known(name: str | None) -> bool:
+    """Whether `name` is an architecture or an alias of one."""
+    return name in _VARIANTS or name in _ALIASES
+
+
 def build_model(name: str, num_classes: int, **options) -> SegModel:
     """Build an architecture with fresh weights.
 
@@ -85,13 +90,14 @@ def build_backbone(name: str, **options) -> nn.Module:
     if name not in _BACKBONES:
         raise ValueError(f"unknown backbone {name!r}. Known: {', '.join(list_backbones())}")
     backbone = _build(name, *_BACKBONES[name], options)
-    backbone.architecture = f"{name} backbone"
+    backbone.architecture = name
     return backbone
 
 
 def accepted_options(name: str) -> list[str]:
-    """Names of the constructor options of an architecture or backbone."""
-    cls, _ = _VARIANTS.get(_ALIASES.get(name, name)) or _BACKBONES[name]
+    """Names of the constructor options of an architecture or backbone; ValueError on a miss."""
+    alone = name in _BACKBONES and name not in _VARIANTS
+    cls, _ = _BACKBONES[name] if alone else _VARIANTS[resolve_name(name)]
     return [p for p in inspect.signature(cls).parameters if p != "num_classes"]
 
 
