@@ -5,7 +5,8 @@
 
 The architecture is recognised from the tensors unless --a names it; constructor options that
 differ from the architecture's own follow as NAME VALUE (cross_size 8). Beside the weights, OUT.yaml
-is written: the entry for pretrained_models/manifest.yaml, with the SHA-256 of both files.
+is written: the entry for pretrained_models/manifest.yaml, with the SHA-256 of both files. Files
+that hold no head (ImageNet weights, backbones) need no conversion.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import _init_paths
 import yaml
 from _init_paths import run_main
-from manifest import check_digest, entry_of, sha256
+from manifest import check_digest, entry_of, sha256, where_to_get
 
 from datasets import DatasetMeta, get_meta
 from models import build_model, list_models, resolve_name
@@ -51,7 +52,10 @@ def main() -> int:
             "dataset that it was trained on"
         )
     if classes is None:
-        raise ValueError(f"{args.file} holds no head of {name}; there is nothing to score")
+        raise ValueError(
+            f"{args.file} holds no head of {name}; only whole networks are converted, files for "
+            "initialisation load as they are by MODEL.PRETRAINED"
+        )
     model = build_model(name, classes, **options)
     print(load_checkpoint(model, checkpoint, args.file, inference=True))
     absent = tuple(f"{head}." for head in absent_training_heads(model, checkpoint.tensors))
@@ -72,7 +76,7 @@ def main() -> int:
 def check_output(source: Path, out: Path) -> None:
     """Refuse an output that would replace the source or lie outside a folder that exists."""
     if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist; expected a checkpoint to convert")
+        raise FileNotFoundError(f"{source} does not exist{where_to_get(source)}")
     if out.exists():
         raise ValueError(f"{out} exists; name another --out or remove it")
     if not out.parent.is_dir():

@@ -28,7 +28,10 @@ def where_to_get(path: str | Path) -> str:
     """What to say after "PATH does not exist": where the file comes from and where it belongs."""
     known = entry_of(path)
     if known is None:
-        return "; pretrained_models/README.md lists published files"
+        named = [key for key in read_manifest() if key.rpartition("/")[2] == Path(path).name]
+        if len(named) != 1:
+            return "; pretrained_models/README.md lists published files"
+        known = named[0], read_manifest()[named[0]]
     key, entry = known
     folder, _, name = key.rpartition("/")
     link = entry.get("url", entry["source"])
