@@ -73,7 +73,7 @@ class SegmentationDataset(SceneDataset):
     """The pairs of a list file.
 
     Args:
-        root: DATASET.ROOT; images and labels lie under `root/<meta.name>`.
+        root: DATASET.ROOT; images and labels lie under `meta.folder_under(root)`.
         list_file: relative to `root`, else to the repository's `data/`.
         meta: classes and label encodings.
         encoding: name of the label encoding; "" = the dataset's default.
@@ -96,7 +96,7 @@ class SegmentationDataset(SceneDataset):
         need_boundary: bool = False,
     ) -> None:
         super().__init__(meta, transform, need_boundary)
-        self.root, self.folder = Path(root), Path(root) / meta.name
+        self.root, self.folder = Path(root), meta.folder_under(root)
         self.encoding = encoding or next(iter(meta.encodings))
         meta.encoding(self.encoding)
         self.list_path = find_list(root, list_file)
