@@ -35,6 +35,7 @@ def defaults() -> CfgNode:
     c.LOSS.OHEM_THRESHOLD = 0.9  # pixels whose true class is likelier than this are easy
     c.LOSS.OHEM_MIN_KEPT = 131072  # hard pixels kept at least, per process and step
     c.LOSS.AUX_WEIGHTS = ()  # of each auxiliary head; () is 0.4 for every one
+    c.LOSS.AUX_NAME = "ce"  # of the auxiliary heads: ce | ohem
     c.LOSS.AUX_OVER_ALL_PIXELS = False  # PIDNet: auxiliary mean over ignored pixels too
     c.LOSS.BOUNDARY_WEIGHT = 20.0  # of the boundary head, for networks that have one
     c.LOSS.BOUNDARY_AWARE_WEIGHT = 1.0  # of the main loss on predicted boundaries (PIDNet, eq. 2)

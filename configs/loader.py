@@ -178,6 +178,7 @@ def _check(c: CfgNode) -> None:
         need(ok, key, value, f"{size}positive numbers ({' or '.join(k.__name__ for k in kinds)})")
 
     choice("LOSS.NAME", c.LOSS.NAME, "ce", "ohem")
+    choice("LOSS.AUX_NAME", c.LOSS.AUX_NAME, "ce", "ohem")
     choice("TRAIN.OPTIMIZER", c.TRAIN.OPTIMIZER, "sgd", "adamw")
     choice("TRAIN.PRECISION", c.TRAIN.PRECISION, "auto", "fp32", "bf16", "fp16")
     for name in ("BATCH_SIZE_PER_GPU", "ACCUMULATE", "END_EPOCH", "EVAL_EVERY"):

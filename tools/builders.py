@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from manifest import check_digest, where_to_get
 from yacs.config import CfgNode
 
 from datasets import (
@@ -88,7 +89,8 @@ def load_into(
     `inference` as there.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{key} {path} does not exist")
+        raise FileNotFoundError(f"{key} {path} does not exist{where_to_get(path)}")
+    check_digest(path)
     checkpoint = read_checkpoint(path)
     facts = checkpoint.facts
     ours = facts.get("format") == FORMAT and facts.keys() >= {"dataset", "class_names", "options"}
@@ -115,6 +117,7 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
         ohem_threshold=loss.OHEM_THRESHOLD,
         ohem_min_kept=loss.OHEM_MIN_KEPT,
         aux_weights=aux_weights,
+        aux=loss.AUX_NAME,
         aux_average="all" if loss.AUX_OVER_ALL_PIXELS else "valid",
         boundary_weight=loss.BOUNDARY_WEIGHT if model.has_boundary else 0.0,
         boundary_aware_weight=loss.BOUNDARY_AWARE_WEIGHT if model.has_boundary else 0.0,

@@ -10,7 +10,6 @@ predictions as the test server expects them; TEST.SUBMISSION True does so for an
 """
 
 import argparse
-import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import _init_paths
 import numpy as np
 import torch
 from builders import build_dataset, build_network, load_into
+from manifest import published_score, sha256, where_to_get
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -45,7 +45,9 @@ def main() -> int:
     model = build_network(config, meta)
     path = Path(config.TEST.MODEL_FILE or folder / "best.pt")
     if not path.is_file():
-        hint = "" if config.TEST.MODEL_FILE else "; train first or set TEST.MODEL_FILE"
+        hint = "; train first or set TEST.MODEL_FILE"
+        if config.TEST.MODEL_FILE:
+            hint = where_to_get(path)
         raise FileNotFoundError(f"weights {path} do not exist{hint}")
     report = load_into(model, path, meta, key="TEST.MODEL_FILE", inference=True)
     dataset = build_dataset(config, train=False)
@@ -72,7 +74,7 @@ def main() -> int:
         "test_set": config.DATASET.TEST_SET,
         "images": len(dataset),
         "weights": str(path),
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "weights_sha256": sha256(path),
         "views": {key: list(v) if isinstance(v, tuple) else v for key, v in views.items()},
         "precision": "fp32",
         "environment": environment(world.device),
@@ -82,6 +84,8 @@ def main() -> int:
         atomic_write(folder / f"eval_{name}.txt", table + "\n")
         record["scores"] = confusion.to_dict()
         print(table)
+        if published := published_score(path):
+            print(published)
     else:
         print("the list names no labels, so there is no score")
     write_json(folder / f"eval_{name}.json", record)

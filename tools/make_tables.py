@@ -2,69 +2,130 @@
 
     python tools/make_tables.py [--check]
 
-Fills the part of README.md between the zoo markers: parameters and multiply-adds are counted from
-the registry's networks, published accuracy is copied from docs/published.yaml. --check writes
-nothing and exits with 1 if the file is not up to date.
+Fills README.md between the zoo markers and pretrained_models/README.md between the manifest
+markers. Parameters and multiply-adds are counted from the registry's networks; published accuracy
+and speed are copied from docs/published.yaml; agreement with official code is read from
+docs/records/parity.json (tools/verify_parity.py tests/golden --json); files are those of
+pretrained_models/manifest.yaml. --check writes nothing and exits with 1 if a page is not up to
+date.
 """
 
 import argparse
+import json
+from typing import Any
 
 import _init_paths
 import torch
 import yaml
+from manifest import read_manifest
 
-from models import build_model, list_models
+from models import build_backbone, build_model, fuse, list_backbones, list_models
 from utils.benchmark import count_macs, count_parameters
 from utils.records import atomic_write
 
-BEGIN, END = "<!-- zoo: written by tools/make_tables.py -->", "<!-- end of zoo -->"
 SIZE = (1024, 2048)
 CLASSES = 19
+DOCS = _init_paths.ROOT / "docs"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the generated tables of the documentation.")
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 if outdated")
     args = parser.parse_args()
-    path = _init_paths.ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{path} must hold the markers {BEGIN} and {END} once each")
-    head, rest = text.split(BEGIN)
-    fresh = f"{head}{BEGIN}\n{zoo_table()}\n{END}{rest.split(END)[1]}"
-    if args.check:
-        if fresh != text:
-            print("README.md is not up to date; run python tools/make_tables.py")
-        return int(fresh != text)
-    atomic_write(path, fresh)
-    print(f"wrote the table of {len(list_models())} architectures into {path}")
-    return 0
+    outdated = 0
+    for page, name, make in (
+        ("README.md", "zoo", zoo_table),
+        ("pretrained_models/README.md", "manifest", manifest_table),
+    ):
+        path = _init_paths.ROOT / page
+        text = path.read_text(encoding="utf-8")
+        fresh = replace_table(text, name, make(), page)
+        if fresh == text:
+            continue
+        outdated += 1
+        if args.check:
+            print(f"{page} is not up to date; run python tools/make_tables.py")
+        else:
+            atomic_write(path, fresh)
+            print(f"wrote the {name} table of {page}")
+    return int(args.check and outdated > 0)
+
+
+def replace_table(text: str, name: str, table: str, page: str) -> str:
+    """`text` with `table` between the markers of `name`."""
+    begin, end = f"<!-- {name}: written by tools/make_tables.py -->", f"<!-- end of {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{page} must hold the markers {begin} and {end} once each")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def zoo_table() -> str:
-    """Markdown table of all architectures."""
-    published = yaml.safe_load((_init_paths.ROOT / "docs/published.yaml").read_text("utf-8"))
-    unknown = sorted(set(published) - set(list_models()))
+    """Markdown table of all architectures, and of backbones that stand alone."""
+    published = yaml.safe_load((DOCS / "published.yaml").read_text("utf-8"))
+    verified = verified_architectures()
+    alone = [name for name in list_backbones() if name not in list_models()]
+    unknown = sorted(set(published) - set(list_models()) - set(alone))
     if unknown:
         raise ValueError(f"docs/published.yaml names {', '.join(unknown)}, which is not registered")
     rows = [
-        "| Architecture | Parameters, M | MACs, G | Cityscapes val, published | "
-        "CamVid test, published | Source |",
-        "|---|--:|--:|--:|--:|---|",
+        "| Architecture | Parameters, M | MACs, G | Agrees with official code to "
+        "| Cityscapes val, published | CamVid test, published | ADE20K val, published "
+        "| FPS, published | Sources |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
-    for name in list_models():
+    for name in sorted([*list_models(), *alone]):
         with torch.device("meta"):
-            model = build_model(name, CLASSES).eval()
-        for part in model.training_only:
-            delattr(model, part)
+            model = build_backbone(name) if name in alone else build_model(name, CLASSES)
+        deployed = fuse(model)
         facts = published.get(name, {})
+        fps = facts.get("fps", {})
+        sources = dict.fromkeys(filter(None, (facts.get("source"), fps.get("source"))))
         cells = (
-            f"`{name}`",
-            f"{count_parameters(model) / 1e6:.2f}",
-            f"{count_macs(model, SIZE) / 1e9:.1f}",
-            facts.get("cityscapes", ""),
-            facts.get("camvid", ""),
-            facts.get("source", ""),
+            f"`{name}`" + (" (backbone)" if name in alone else ""),
+            f"{count_parameters(deployed) / 1e6:.2f}",
+            f"{count_macs(deployed, SIZE) / 1e9:.1f}",
+            verified.get(name, ""),
+            *(facts.get(dataset, "") for dataset in ("cityscapes", "camvid", "ade20k")),
+            " ".join(filter(None, (str(fps.get("value", "")), fps.get("hardware", "")))),
+            "; ".join(sources),
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
+def verified_architectures() -> dict[str, str]:
+    """Architecture -> largest difference from official outputs, where all agree."""
+    path = DOCS / "records" / "parity.json"
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    rows: dict[str, list[dict]] = {}
+    for row in record["rows"]:
+        name = record["fixtures"].get(row["fixture"], {}).get("architecture")
+        rows.setdefault(name, []).append(row)
+    return {
+        name: f"{max(row['difference'] for row in found):.0e}"
+        for name, found in rows.items()
+        if name and all(row["verdict"] == "ok" for row in found)
+    }
+
+
+def manifest_table() -> str:
+    """Markdown table of the published files that can be loaded, in the manifest's order."""
+    rows = [
+        "| File | Architecture | Trained on | Published score | Measured how | Source |",
+        "|---|---|---|--:|---|---|",
+    ]
+    for key, entry in read_manifest().items():
+        if not entry.get("supported", True):
+            continue
+        page = entry["source"].removeprefix("https://").split("/")
+        cells = (
+            f"`{key}`",
+            f"`{entry['architecture']}`",
+            entry["dataset"],
+            entry.get("metric", ""),
+            entry["protocol"] if "metric" in entry else "",
+            f"[{'/'.join(page[1:3])}]({entry['source']})",
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)

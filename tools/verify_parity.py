@@ -43,7 +43,7 @@ from utils.parity import (
     table,
     tolerance,
 )
-from utils.records import write_json
+from utils.records import environment, write_json
 
 
 def main() -> int:
@@ -60,12 +60,33 @@ def main() -> int:
     failed = counts["FAIL"] > 0 or (args.strict and counts["unknown"] > 0)
     print(table(rows))
     if args.json:
-        write_json(args.json, {"passed": not failed, **counts, "rows": [vars(r) for r in rows]})
+        write_json(args.json, record(args.folder, paths, rows) | {"passed": not failed, **counts})
     print(
         f"{'FAILED' if failed else 'passed'}: {len(paths)} fixtures, {counts['ok']} comparisons "
         f"ok, {counts['FAIL']} failed, {counts['unknown']} unknown"
     )
     return int(failed)
+
+
+def record(folder: Path, paths: list[Path], rows: list[Row]) -> dict[str, Any]:
+    """What was compared with what, and where."""
+    fixtures = {}
+    for path in paths:
+        try:
+            fixture = read_fixture(path)
+        except DAMAGE:
+            continue
+        official = fixture.data.get("official", {})
+        fixtures[fixture.name] = {
+            "architecture": fixture.data.get("build", {}).get("architecture"),
+            "official": {key: official.get(key) for key in ("repo", "commit", "file")},
+        }
+    return {
+        "command": f"python tools/verify_parity.py {folder}",
+        "environment": environment(),
+        "fixtures": fixtures,
+        "rows": [vars(row) for row in rows],
+    }
 
 
 def check(path: Path) -> list[Row]:

@@ -55,11 +55,18 @@ def check_belongs(
             f"DATASET.DATASET is {dataset} ({len(class_names)} classes). To fine-tune, train with "
             """it as MODEL.PRETRAINED and MODEL.RESET "('head', 'aux_head')\""""
         )
-    if checkpoint["options"] != options:
+    if _tuples(checkpoint["options"]) != _tuples(options):
         raise ValueError(
             f"{path} was trained with MODEL.OPTIONS {checkpoint['options']}; they are {options} "
             "here and must be the same"
         )
+
+
+def _tuples(value: Any) -> Any:
+    """`value` with every list as a tuple; which of the two a setting became tells nothing."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def random_state(world: World) -> list[dict[str, torch.Tensor]]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAIN_LOSSES = ("ohem", "ce")
+LOSSES = ("ohem", "ce")
 
 
 class Outputs(Protocol):
@@ -195,7 +195,8 @@ class SegCriterion(nn.Module):
         class_weights: for the main, auxiliary and boundary-aware terms.
         ohem_threshold, ohem_min_kept: see `OhemCrossEntropy`.
         aux_weights: one weight per auxiliary output of the network.
-        aux_average: see `CrossEntropy`.
+        aux: "ohem" or "ce", for the auxiliary terms.
+        aux_average: see `CrossEntropy`; of "ce" only.
         boundary_weight: factor of `boundary_loss`.
         boundary_aware_weight: factor of the main loss over the pixels that the boundary output
             itself marks, sigmoid above `boundary_threshold` (PIDNet, l3). No gradient flows
@@ -215,6 +216,7 @@ class SegCriterion(nn.Module):
         ohem_threshold: float = 0.9,
         ohem_min_kept: int = 131072,
         aux_weights: Sequence[float] = (),
+        aux: str = "ce",
         aux_average: str = "valid",
         boundary_weight: float = 0.0,
         boundary_aware_weight: float = 0.0,
@@ -222,18 +224,17 @@ class SegCriterion(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if main not in MAIN_LOSSES:
-            raise ValueError(f"main loss is {main!r}; it must be one of {', '.join(MAIN_LOSSES)}")
+        for role, name in (("main", main), ("auxiliary", aux)):
+            if name not in LOSSES:
+                raise ValueError(f"{role} loss is {name!r}; it must be one of {', '.join(LOSSES)}")
         if min(0.0, boundary_weight, boundary_aware_weight, *aux_weights) < 0:
             raise ValueError(
                 f"loss weights must not be negative: auxiliary {tuple(aux_weights)}, "
                 f"boundary {boundary_weight}, boundary-aware {boundary_aware_weight}"
             )
-        if main == "ohem":
-            self.main = OhemCrossEntropy(ohem_threshold, ohem_min_kept, class_weights, ignore_label)
-        else:
-            self.main = CrossEntropy(class_weights, ignore_label)
-        self.aux = CrossEntropy(class_weights, ignore_label, aux_average)
+        ohem = OhemCrossEntropy(ohem_threshold, ohem_min_kept, class_weights, ignore_label)
+        self.main = ohem if main == "ohem" else CrossEntropy(class_weights, ignore_label)
+        self.aux = ohem if aux == "ohem" else CrossEntropy(class_weights, ignore_label, aux_average)
         self.ignore_label = ignore_label
         self.aux_weights = tuple(aux_weights)
         self.boundary_weight = boundary_weight

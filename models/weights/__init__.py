@@ -9,7 +9,9 @@ from torch import nn
 from models.weights.convert import (
     Conversion,
     absent_training_heads,
+    class_count,
     convert_state_dict,
+    recognise,
     rename_for,
 )
 from models.weights.readers import Checkpoint, read_checkpoint
@@ -17,10 +19,13 @@ from models.weights.readers import Checkpoint, read_checkpoint
 __all__ = [
     "Checkpoint",
     "Conversion",
+    "absent_training_heads",
+    "class_count",
     "convert_state_dict",
     "load_checkpoint",
     "load_weights",
     "read_checkpoint",
+    "recognise",
     "rename_for",
 ]
 

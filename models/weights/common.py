@@ -1,5 +1,7 @@
 """Pieces that the tables of several families share."""
 
+import dataclasses
+
 from models.weights.rules import Fill, Rule
 
 # Path below a module of the official code -> path below ours.
@@ -92,6 +94,17 @@ MM_DROPS = {r"data_preprocessor\..*": "input normalisation"}
 MM_STEM_FILLS = {
     r"stem\.conv[12]\.conv\.bias": Fill(0.0, "mmsegmentation's stem has no biases"),
 }
+
+
+def bare_backbone(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules of its backbone, for files that hold nothing else and leave out that prefix."""
+    prefix = r"backbone\."
+    return tuple(
+        dataclasses.replace(rule, parent=rule.parent.removeprefix(prefix))
+        for rule in rules
+        if rule.parent.startswith(prefix)
+    )
+
 
 # Classification networks: what follows the features, and what a segmentation network adds.
 IMAGENET_KEYS = r"(linear|fc|classifier|last_layer|down5)\..*"

@@ -261,6 +261,14 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
     return ""
 
 
+def class_count(name: str, keys: Mapping[str, Tensor], options: Mapping) -> int | None:
+    """Classes of the main head that a state dict holds for an architecture; None without one."""
+    with torch.device("meta"):
+        sources = rename_for(build_model(name, 2, **options), keys).sources
+    key = sources.get("head.classify.weight")
+    return None if key is None else keys[key].shape[0]
+
+
 @functools.cache
 def _probe(name: str) -> nn.Module:
     """The names and shapes of an architecture, without values."""

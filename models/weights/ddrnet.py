@@ -13,6 +13,7 @@ from models.weights.common import (
     PYRAMID,
     RESIDUAL_BLOCK,
     STEM,
+    bare_backbone,
     imagenet_fills,
     mm_exchanges,
     mm_modules,
@@ -79,6 +80,13 @@ DDRNET = (
         drops=IMAGENET_DROPS,
         fills=imagenet_fills(r"(context|head|aux_head)\..*"),
         requires=IMAGENET_KEYS,
+    ),
+    Dialect(
+        "mmsegmentation DDRNet ImageNet",
+        bare_backbone(_MMSEG),
+        drops=IMAGENET_DROPS,
+        fills=MM_STEM_FILLS | imagenet_fills(r"(context|head|aux_head)\..*"),
+        requires=r"context_branch_layers\..*",
     ),
     Dialect("mmsegmentation DDRNet", _MMSEG, drops=MM_DROPS, fills=MM_STEM_FILLS),
 )

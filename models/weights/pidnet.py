@@ -13,6 +13,7 @@ from models.weights.common import (
     PYRAMID,
     RESIDUAL_BLOCK,
     STEM,
+    bare_backbone,
     imagenet_fills,
     mm_modules,
 )
@@ -113,6 +114,9 @@ _MMSEG = (
     ),
 )
 
+# What the network for segmentation has beside the one for classification.
+_ADDED = r"(context|guide\d|boundary\d|difference\d|merge|head|aux_head|boundary_head)\..*"
+
 PIDNET = (
     Dialect("official PIDNet", _OFFICIAL),
     Dialect(
@@ -125,10 +129,15 @@ PIDNET = (
         "PIDNet ImageNet",
         _OFFICIAL,
         drops=IMAGENET_DROPS,
-        fills=imagenet_fills(
-            r"(context|guide\d|boundary\d|difference\d|merge|head|aux_head|boundary_head)\..*"
-        ),
+        fills=imagenet_fills(_ADDED),
         requires=IMAGENET_KEYS,
+    ),
+    Dialect(
+        "mmsegmentation PIDNet ImageNet",
+        bare_backbone(_MMSEG),
+        drops=IMAGENET_DROPS,
+        fills=MM_STEM_FILLS | imagenet_fills(_ADDED),
+        requires=r"i_branch_layers\..*",
     ),
     # Its auxiliary heads were trained on features before the ReLU; the main head is the same.
     Dialect("mmsegmentation PIDNet", _MMSEG, drops=MM_DROPS, fills=MM_STEM_FILLS),

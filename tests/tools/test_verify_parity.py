@@ -14,6 +14,7 @@ sys.path.insert(1, str(ROOT / "tools"))
 import make_golden
 import verify_parity
 
+from models import list_backbones, list_models
 from utils.parity import read_fixture
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -26,26 +27,36 @@ def test_golden_numbers(path):
     assert rows and [row for row in rows if row.verdict != "ok"] == []
 
 
-def test_golden_files_are_small_and_cover_both_families():
+def test_golden_files_are_small_and_cover_every_published_family():
     sizes = [path.stat().st_size for path in GOLDEN_FILES]
     assert max(sizes) < 100_000 and sum(sizes) < 2_000_000
-    names = {path.stem for path in GOLDEN_FILES}
-    assert {"pidnet_s", "pidnet_l", "mmseg_pidnet_s", "losses_pidnet"} <= names
-    assert {"rtformer_slim_g07", "rtformer_tiny", "rtformer_gfa", "rtformer_eablock"} <= names
+    fixtures = [read_fixture(path) for path in GOLDEN_FILES]
+    built = {f.data["build"]["architecture"] for f in fixtures if "build" in f.data}
+    unpublished = {name for name in list_models() if name.startswith("rtlinearformer")}
+    assert built == {*list_models(), *list_backbones()} - unpublished
+    names = {f.name for f in fixtures}
+    assert {"losses_pidnet", "rtformer_gfa", "rtformer_eablock", "lrformer_lrsa"} <= names
+
+
+def test_the_record_is_about_the_golden_files():
+    record = json.loads((ROOT / "docs/records/parity.json").read_text())
+    assert record["passed"] and record["command"] == "python tools/verify_parity.py tests/golden"
+    assert set(record["fixtures"]) == {read_fixture(path).name for path in GOLDEN_FILES}
 
 
 def test_full_fixtures(shared, run, tmp_path):
     out = tmp_path / "rows.json"
-    result = run("tools/verify_parity.py", shared / "parity", "--json", out, timeout=300)
+    result = run("tools/verify_parity.py", shared / "parity", "--json", out, timeout=600)
     lines = result.stdout.splitlines()
     assert lines[-1].startswith("passed: ") and " 0 failed" in lines[-1]
-    rows = json.loads(out.read_text())["rows"]
-    checked = {row["fixture"] for row in rows if row["verdict"] == "ok"}
-    ours = ("pidnet_", "rtformer_", "mmseg_pidnet", "losses_pidnet")
+    record = json.loads(out.read_text())
+    checked = {row["fixture"] for row in record["rows"] if row["verdict"] == "ok"}
     stems = {path.stem for path in (shared / "parity").glob("*.json")}
-    assert {stem for stem in stems if stem.startswith(ours)} <= checked
-    files = {row["case"] for row in rows if row["fixture"] == "rtformer_tiny"}
-    assert sum("pdparams" in case for case in files) == 6
+    without_decoder = {"lrformer_t_plus"}
+    assert checked == stems - without_decoder
+    for name, files in (("rtformer_tiny", 3), ("mmengine_checkpoint_tiny_rdrnet", 1)):
+        cases = {row["case"] for row in record["rows"] if row["fixture"] == name}
+        assert len({case.partition("(")[2] for case in cases} - {""}) == files
 
 
 def test_golden_files_are_what_the_script_makes(shared):
@@ -145,7 +156,9 @@ def test_losses_fail_where_they_differ(folder):
 def test_unknown_is_not_passed(folder):
     path = folder(change=lambda d: d["build"].update(architecture="segnet"))
     assert notes(path, "unknown") == "architecture segnet"
-    assert notes(folder(change=lambda d: d.update(kind="backbone")), "unknown") == "kind backbone"
+    assert notes(folder(change=lambda d: d.update(kind="sound")), "unknown") == "kind sound"
+    path = folder(change=lambda d: d.update(kind="backbone"))
+    assert notes(path, "unknown") == "backbone rtformer_slim"
     other = {"official": {"constructor": "Mixer(dim=3)"}}
     assert notes(folder("rtformer_gfa", lambda d: d.update(other)), "unknown") == "block Mixer"
     other = {"official": {"constructor": "EABlock(dim=3)"}}

@@ -201,6 +201,20 @@ def test_min_kept_above_the_number_of_pixels_drops_the_most_confident():
     assert loss(logits, label).item() == pytest.approx(losses[1:].mean().item(), rel=1e-6)
 
 
+def test_auxiliary_heads_can_mine_hard_pixels_too():
+    torch.manual_seed(0)
+    logits, *aux = 3 * torch.randn(3, 2, 5, 6, 8)
+    label = torch.randint(0, 5, (2, 6, 8))
+    settings = {"ohem_threshold": 0.3, "ohem_min_kept": 10, "class_weights": [1, 2, 3, 4, 5]}
+    criterion = SegCriterion("ohem", aux="ohem", aux_weights=(0.4, 1.0), **settings)
+    _, parts = criterion(Outputs(logits, tuple(aux)), label)
+    alone = OhemCrossEntropy(0.3, 10, settings["class_weights"])
+    expected = 0.4 * alone(aux[0], label) + alone(aux[1], label)
+    torch.testing.assert_close(parts["aux"], expected)
+    plain = SegCriterion("ohem", aux_weights=(0.4, 1.0), **settings)
+    assert plain(Outputs(logits, tuple(aux)), label)[1]["aux"] != parts["aux"]
+
+
 def test_ohem_with_nothing_below_the_threshold():
     """One valid pixel, and pixels that are all certain: nothing is kept, the loss is 0."""
     certain = torch.tensor([60.0, -60.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4).clone()
@@ -306,6 +320,7 @@ def test_missing_or_misfitting_targets():
         ({"ohem_min_kept": -1}, "OHEM min_kept is -1"),
         ({"aux_weights": (0.4, -1.0)}, "must not be negative"),
         ({"aux_average": "none"}, "average is 'none'"),
+        ({"aux": "dice"}, "auxiliary loss is 'dice'; it must be one of ohem, ce"),
     ],
 )
 def test_bad_settings(arguments, message):
