@@ -61,7 +61,7 @@ def test_damage_is_one_sentence(write, tmp_path):
             read_matrix(write(whole[:length]), "S")
     with pytest.raises(DataError, match="not a MATLAB 5 file"):
         read_matrix(write(b"text"), "S")
-    with pytest.raises(DataError, match="holds no matrix GTcls.Segmentation"):
+    with pytest.raises(DataError, match=r"holds no matrix GTcls\.Segmentation"):
         read_matrix(write(whole), "GTcls", "Segmentation")
     with pytest.raises(DataError, match="cannot be read"):
         read_matrix(tmp_path / "none.mat", "S")
