@@ -107,9 +107,11 @@ def _parse_line(line: str, where: str, number: int) -> Entry:
             f"(names with spaces need the TAB)"
         )
     for field in fields:
-        if Path(field).is_absolute() or ".." in Path(field).parts:
+        absolute = Path(field).is_absolute()
+        if absolute or ".." in Path(field).parts:
+            how = " (it is an absolute path)" if absolute else ""
             raise DataError(
-                f"{where}: {field} leaves the dataset's folder; paths are relative to it"
+                f"{where}: {field} leaves the dataset's folder{how}; paths are relative to it"
             )
     return Entry(fields[0], fields[1] if len(fields) == 2 else None, number)
 

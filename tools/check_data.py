@@ -27,7 +27,7 @@ from datasets.loading import cpu_count
 from datasets.summary import Summary
 from utils.contact_sheet import Tile, contact_sheet
 from utils.records import environment, write_json
-from utils.visualize import side_by_side, write_png
+from utils.visualize import write_png
 
 SHOWN = 12  # suspicions printed per list; the report has all
 TILES = 24  # pairs on a contact sheet
@@ -155,12 +155,9 @@ def tile(dataset: CheckedList, index: int, marked: bool) -> Tile:
     entry = dataset.entries[index]
     pictures = []
     try:
-        image = dataset.load_image(index)
-        pictures.append(image)
+        pictures.append(dataset.load_image(index))
         if dataset.labelled:
-            colors = dataset.meta.colorize(dataset.load_label(index))
-            same = colors.shape == image.shape
-            pictures = [side_by_side(image, [colors])] if same else [image, colors]
+            pictures.append(dataset.meta.colorize(dataset.load_label(index)))
     except (DataError, OSError, MemoryError):
         pass  # the report says what is wrong
     return Tile(pictures, f"{entry.line}: {entry.image}", marked)

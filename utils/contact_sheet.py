@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-TILE = (160, 240)  # height, width that a picture is fitted into
+TILE = (180, 240)  # height, width that a picture is fitted into
 LINE = 16  # height of a line of text
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.38
 PAPER, INK, ALARM = (255, 255, 255), (40, 40, 40), (200, 30, 30)
@@ -27,7 +27,7 @@ class Tile(NamedTuple):
 def contact_sheet(
     tiles: Sequence[Tile],
     legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
-    columns: int = 3,
+    columns: int = 2,
 ) -> np.ndarray:
     """The tiles in rows of `columns`, below the colours of the classes.
 
@@ -41,15 +41,22 @@ def contact_sheet(
     if not tiles:
         raise ValueError("a contact sheet needs one tile at least")
     wide = max(len(tile.pictures) for tile in tiles) or 1
-    cells = [_cell(tile, wide) for tile in tiles]
+    heights = [_fitted(picture)[0] for tile in tiles for picture in tile.pictures]
+    cells = [_cell(tile, wide, max(heights, default=TILE[0])) for tile in tiles]
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.hstack(cells[first : first + columns]) for first in range(0, len(cells), columns)]
     return np.vstack([_legend(legend, rows[0].shape[1]), *rows])
 
 
-def _cell(tile: Tile, wide: int) -> np.ndarray:
-    height, width = TILE
+def _fitted(picture: np.ndarray) -> tuple[int, int]:
+    """Height and width of a picture in its tile."""
+    scale = min(TILE[0] / picture.shape[0], TILE[1] / picture.shape[1])
+    return max(1, int(picture.shape[0] * scale)), max(1, int(picture.shape[1] * scale))
+
+
+def _cell(tile: Tile, wide: int, height: int) -> np.ndarray:
+    width = TILE[1]
     cell = np.full((height + LINE + 8, wide * (width + 4) + 8, 3), 255, np.uint8)
     for position in range(wide):
         left = 4 + position * (width + 4)
@@ -59,9 +66,9 @@ def _cell(tile: Tile, wide: int) -> np.ndarray:
             _write(area, "unreadable", 8, height // 2, ALARM)
         elif position < len(tile.pictures):
             picture = tile.pictures[position]
-            scale = min(height / picture.shape[0], width / picture.shape[1])
-            size = tuple(max(1, int(side * scale)) for side in picture.shape[1::-1])
-            area[: size[1], : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            rows, across = _fitted(picture)
+            small = cv2.resize(picture, (across, rows), interpolation=cv2.INTER_AREA)
+            area[:rows, :across] = small
     if tile.marked:
         cv2.rectangle(cell, (1, 1), (cell.shape[1] - 3, height + 6), ALARM, 2)
     _write(cell, tile.caption, 5, height + LINE + 2, ALARM if tile.marked else INK)
