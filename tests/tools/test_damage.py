@@ -224,7 +224,7 @@ REFUSED = [
     (folder, 2, r"labels/n2\.png is a folder, not a file"),
     (other_case, 2, r"images/n2\.jpg does not exist.*; there is n2\.JPG \(upper and lower case "),
     (outside, 2, r"\.\./elsewhere/n2\.jpg leaves the dataset's folder"),
-    (outside_absolute, 2, r".*/camvid/images/n2\.jpg leaves the dataset's folder \(it is an absolute"),
+    (outside_absolute, 2, r".*/camvid/images/n2\.jpg leaves the dataset's folder \(it is an abs"),
 ]  # fmt: skip
 ACCEPTED = [
     (palette, {}),
