@@ -29,8 +29,8 @@ REFUSED = [
     (d.alpha, 2, r"labels/n2\.png has 4 channels \(colours and alpha\) where one channel"),
     (d.gray_alpha, 2, r"labels/n2\.png has an alpha channel; save it as one channel"),
     (d.jpeg, 2, r"labels/n2\.png is a JPEG, which does not keep label values"),
-    (d.out_of_range, 2, r"label value 33 in labels/n2\.png is neither a class of camvid \(0\.\.10\) "
-     r"nor ignore \(11, 255\)"),
+    (d.out_of_range, 2, r"label value 33 in labels/n2\.png is neither a class of camvid \(0\.\.10\)"
+     r" nor ignore \(11, 255\)"),
     (d.empty_list, None, r"train\.lst names no image; lines are image<TAB>label"),
     (d.duplicate, 3, r"images/n2\.jpg stands already in line 2"),
     (d.spaces_without_tab, 2, r"6 columns; .* \(names with spaces need the TAB\)"),
