@@ -16,7 +16,7 @@ def defaults() -> CfgNode:
     c.TF32 = True  # float32 convolutions and products may run as TF32 on the GPU
 
     c.DATASET = CfgNode()
-    c.DATASET.DATASET = "cityscapes"  # a name of datasets.list_datasets()
+    c.DATASET.DATASET = "cityscapes"  # a name of datasets.list_datasets(), or a .yaml file
     c.DATASET.ROOT = "data/"  # holds <dataset>/ and list/<dataset>/
     c.DATASET.TRAIN_SET = "list/cityscapes/train.lst"  # relative to ROOT; synthetic: "first:last"
     c.DATASET.TEST_SET = "list/cityscapes/val.lst"  # evaluated; synthetic: "first:last"
@@ -61,6 +61,7 @@ def defaults() -> CfgNode:
     c.TRAIN.SYNC_BN = True  # batch statistics over all processes
     c.TRAIN.EVAL_EVERY = 1  # epochs between evaluations; the last epoch is always evaluated
     c.TRAIN.BASE_SIZE = 0  # pixels of the long side at scale 1; 0 is each image's own
+    c.TRAIN.SHORT_SIDE = 0  # pixels of the short side at scale 1, BASE_SIZE bounding the long one
     c.TRAIN.SCALE_RANGE = (0.5, 2.0)  # random scaling, factor of the image size
     c.TRAIN.SCALE_STEP = 0.0  # 0 draws the factor continuously, else from this grid
     c.TRAIN.FLIP = True  # mirror every second crop
@@ -70,6 +71,9 @@ def defaults() -> CfgNode:
     c.TEST = CfgNode()
     c.TEST.MODEL_FILE = ""  # weights to evaluate; "" is best.pt of the run folder
     c.TEST.BATCH_SIZE_PER_GPU = 1  # images per forward pass
+    c.TEST.SHORT_SIDE = 0  # pixels that the short side is scaled to, ratio kept; 0 leaves it
+    c.TEST.LONG_SIDE = 0  # the long side is scaled to at most this; 0 has no bound
+    c.TEST.SIZE_DIVISOR = 1  # scaled sides are stretched up to a multiple of this
     c.TEST.FLIP_TEST = False  # average with the mirrored image
     c.TEST.SCALES = (1.0,)  # average over these image scales
     c.TEST.SLIDE = ()  # (width, height) of a sliding window; () is the whole image

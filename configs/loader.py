@@ -54,7 +54,10 @@ def get_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 def run_folder(config: CfgNode, path: str | Path) -> Path:
     """Where the run of this configuration keeps its files."""
-    return Path(config.OUTPUT_DIR) / config.DATASET.DATASET / Path(path).stem
+    dataset = config.DATASET.DATASET
+    if dataset.lower().endswith((".yaml", ".yml")):  # a file's path would nest or leave OUTPUT_DIR
+        dataset = Path(dataset).stem
+    return Path(config.OUTPUT_DIR) / dataset / Path(path).stem
 
 
 def changed_keys(config: CfgNode, earlier: str) -> dict[str, tuple[Any, Any]]:
@@ -181,6 +184,7 @@ def _check(c: CfgNode) -> None:
     for name in ("BATCH_SIZE_PER_GPU", "ACCUMULATE", "END_EPOCH", "EVAL_EVERY"):
         positive(f"TRAIN.{name}", c.TRAIN[name])
     positive("TEST.BATCH_SIZE_PER_GPU", c.TEST.BATCH_SIZE_PER_GPU)
+    positive("TEST.SIZE_DIVISOR", c.TEST.SIZE_DIVISOR)
     for key, value in (
         ("WORKERS", c.WORKERS),
         ("SEED", c.SEED),
@@ -189,6 +193,9 @@ def _check(c: CfgNode) -> None:
         ("TRAIN.WD", c.TRAIN.WD),
         ("TRAIN.CLIP_GRAD", c.TRAIN.CLIP_GRAD),
         ("TRAIN.BASE_SIZE", c.TRAIN.BASE_SIZE),
+        ("TRAIN.SHORT_SIDE", c.TRAIN.SHORT_SIDE),
+        ("TEST.SHORT_SIDE", c.TEST.SHORT_SIDE),
+        ("TEST.LONG_SIDE", c.TEST.LONG_SIDE),
         ("TRAIN.SCALE_STEP", c.TRAIN.SCALE_STEP),
         ("LOSS.BOUNDARY_WEIGHT", c.LOSS.BOUNDARY_WEIGHT),
         ("LOSS.BOUNDARY_AWARE_WEIGHT", c.LOSS.BOUNDARY_AWARE_WEIGHT),

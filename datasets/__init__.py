@@ -2,15 +2,19 @@
 
 import difflib
 
+from datasets.ade20k import ADE20K
 from datasets.boundary import label_boundary
 from datasets.camvid import CAMVID, SYNTHETIC
 from datasets.cityscapes import CITYSCAPES
+from datasets.cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from datasets.files import read_image, read_list
 from datasets.loading import collate, make_loader
 from datasets.meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
+from datasets.private import read_meta
 from datasets.sampler import Draw, EpochBatchSampler
 from datasets.segmentation import SceneDataset, SegmentationDataset, quick_check
 from datasets.transforms import EvalTransform, Normalize, Sample, TrainTransform, check_crop
+from datasets.voc2012 import VOC2012
 
 __all__ = [
     "ColorEncoding",
@@ -36,7 +40,10 @@ __all__ = [
     "read_list",
 ]
 
-_METAS = {meta.name: meta for meta in (CAMVID, CITYSCAPES, SYNTHETIC)}
+_METAS = {
+    meta.name: meta
+    for meta in (ADE20K, CAMVID, CITYSCAPES, COCOSTUFF10K, COCOSTUFF164K, VOC2012, SYNTHETIC)
+}
 
 
 def list_datasets() -> list[str]:
@@ -45,9 +52,19 @@ def list_datasets() -> list[str]:
 
 
 def get_meta(name: str) -> DatasetMeta:
-    """The classes of dataset `name`. Raises ValueError that names the nearest match on a miss."""
+    """The classes of dataset `name`, or of the yaml file that `name` is (see datasets.private).
+
+    Raises ValueError that names the nearest match on a miss; see also `read_meta`.
+    """
     if name in _METAS:
         return _METAS[name]
+    if name.lower().endswith((".yaml", ".yml")):
+        meta = read_meta(name)
+        if meta.name in _METAS:
+            raise ValueError(f"{name}: {meta.name} is a dataset that is built in; rename the file")
+        return meta
     near = difflib.get_close_matches(name.lower(), list(_METAS), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ";"
-    raise ValueError(f"unknown dataset {name!r}{hint} accepted: {', '.join(list_datasets())}")
+    raise ValueError(
+        f"unknown dataset {name!r}{hint} accepted: {', '.join(list_datasets())}, or a .yaml file"
+    )

@@ -1,17 +1,48 @@
 """Every problem of every pair of a list, found in parallel."""
 
 import signal
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from datasets.meta import DataError
-from datasets.segmentation import SegmentationDataset
+from datasets.files import find_list, read_image, read_label, scan_list
+from datasets.meta import DataError, DatasetMeta
+from datasets.segmentation import SceneDataset, SegmentationDataset
+from datasets.transforms import EvalTransform
+
+MOSTLY = 0.5  # share of pixels of classes that speaks for a label
+HARDLY = 0.05  # and against one
+
+
+class CheckedList(SegmentationDataset):
+    """A list whose bad lines do not keep the good ones from being read.
+
+    list_problems: a sentence per bad line; `entries` are the others and may be empty.
+    """
+
+    def __init__(
+        self, root: str | Path, list_file: str | Path, meta: DatasetMeta, encoding: str = ""
+    ) -> None:
+        SceneDataset.__init__(self, meta, EvalTransform())
+        self.root, self.folder = Path(root), meta.folder_under(root)
+        self.encoding = encoding or next(iter(meta.encodings))
+        meta.encoding(self.encoding)
+        self.list_path = find_list(root, list_file)
+        self.entries, self.list_problems = scan_list(self.list_path)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the list names labels."""
+        return bool(self.entries) and self.entries[0].label is not None
+
+    def place(self, index: int) -> str:
+        """How a sentence about entry `index` begins."""
+        return f"{self.list_path}:{self.entries[index].line}: "
 
 
 @dataclass
@@ -19,108 +50,133 @@ class Finding:
     """What one list entry turned out to be.
 
     problems: sentences that begin with list and line; empty for a sound pair.
+    suspicions: as problems; what may be meant so, but is worth a look.
     size: (height, width) of the image, None if it is unreadable.
     counts: pixels per class, the ignored ones last, (num_classes + 1,) int64; None if unreadable.
     """
 
     index: int
     problems: list[str] = field(default_factory=list)
+    suspicions: list[str] = field(default_factory=list)
     size: tuple[int, int] | None = None
     counts: np.ndarray | None = None
 
 
-class Summary:
-    """What a list holds, added up from its findings.
-
-    problems make training wrong or impossible; notes are worth a look.
-    pixels, images: (num_classes + 1,) int64, the ignored pixels last.
-    """
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset = dataset
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-        self.sizes: Counter[tuple[int, int]] = Counter()
-        self.pixels = np.zeros(dataset.meta.num_classes + 1, np.int64)
-        self.images = np.zeros_like(self.pixels)
-
-    def add(self, finding: Finding) -> None:
-        """Take one finding in."""
-        self.problems += finding.problems
-        if finding.size:
-            self.sizes[finding.size] += 1
-        if finding.counts is None:
-            return
-        self.pixels += finding.counts
-        self.images += finding.counts > 0
-        if not finding.counts[:-1].any():
-            entry = self.dataset.entries[finding.index]
-            self.notes.append(f"{_place(self.dataset, finding.index)}{entry.label} is all ignored")
-
-    def finish(self) -> None:
-        """Add what shows only over the whole list."""
-        meta, path = self.dataset.meta, self.dataset.list_path
-        if not self.pixels.any():
-            return
-        if not self.pixels[:-1].any():
-            self.problems.append(
-                f"{path}: no label has a pixel of a class of {meta.name} when read as "
-                f"{self.dataset.encoding}; DATASET.LABELS accepts {', '.join(meta.encodings)}"
-            )
-        absent = [name for name, n in zip(meta.class_names, self.pixels, strict=False) if not n]
-        if absent:
-            self.notes.append(f"{path}: no pixel of {', '.join(absent)}")
-
-
-def examine(dataset: SegmentationDataset, index: int) -> Finding:
+def examine(dataset: CheckedList, index: int) -> Finding:
     """Read both files of entry `index`; a broken image does not hide a broken label."""
     finding = Finding(index)
-    where = _place(dataset, index)
+    where, entry = dataset.place(index), dataset.entries[index]
+    label = None
     try:
-        finding.size = dataset.load_image(index).shape[:2]
+        image = dataset.load_image(index)
+        finding.size = image.shape[:2]
+        if _is_flat(image):
+            finding.suspicions.append(f"{where}{entry.image} is of a single colour")
     except (DataError, OSError) as error:
         finding.problems.append(f"{where}{error}")
+    except MemoryError:
+        finding.problems.append(f"{where}{entry.image} does not fit into memory")
     if not dataset.labelled:
         return finding
     try:
         label = dataset.load_label(index)
     except (DataError, OSError) as error:
         finding.problems.append(f"{where}{error}")
-        return finding
-    if finding.size and finding.size != label.shape:
-        finding.problems.append(where + dataset.size_problem(index, finding.size, label.shape))
-    counts = np.bincount(label.ravel(), minlength=256)
-    meta = dataset.meta
-    finding.counts = np.append(counts[: meta.num_classes], counts[meta.ignore_label])
+    except MemoryError:
+        finding.problems.append(f"{where}{entry.label} does not fit into memory")
+    if _is_swapped(dataset, index, label):
+        finding.problems = [
+            f"{where}{entry.image} holds label values and {entry.label} a photograph: image and "
+            "label are swapped; a line is image<TAB>label"
+        ]
+    elif label is not None:
+        _examine_label(dataset, finding, label)
     return finding
 
 
-def examine_all(dataset: SegmentationDataset, workers: int) -> Iterator[Finding]:
+def _examine_label(dataset: CheckedList, finding: Finding, label: np.ndarray) -> None:
+    meta, index = dataset.meta, finding.index
+    where, file = dataset.place(index), dataset.entries[index].label
+    if finding.size and finding.size != label.shape:
+        finding.problems.append(where + dataset.size_problem(index, finding.size, label.shape))
+    counts = np.bincount(label.ravel(), minlength=256)
+    finding.counts = np.append(counts[: meta.num_classes], counts[meta.ignore_label])
+    present = np.flatnonzero(finding.counts[:-1])
+    if not len(present):
+        finding.suspicions.append(f"{where}{file} is all ignored")
+    elif len(present) == 1:
+        rest = " or ignored" if finding.counts[-1] else ""
+        finding.suspicions.append(f"{where}{file} is all {meta.class_names[present[0]]}{rest}")
+
+
+def _is_flat(image: np.ndarray) -> bool:
+    first = image[0, 0]
+    return bool((image[::16, ::16] == first).all() and (image == first).all())
+
+
+def _is_swapped(dataset: CheckedList, index: int, label: np.ndarray | None) -> bool:
+    """Whether the image reads as a label and the label, `label` if it was read, only as an image.
+
+    Labels by colour read photographs too, as ignored nearly everywhere.
+    """
+    ignore, entry = dataset.meta.ignore_label, dataset.entries[index]
+    if label is not None and (
+        dataset.meta.encoding(dataset.encoding).channels == 1
+        or np.count_nonzero(label != ignore) > HARDLY * label.size
+    ):
+        return False
+    scheme = dataset.meta.encoding(dataset.encoding)
+    try:
+        values = read_label(dataset.folder / entry.image, scheme)
+        other = dataset.meta.encode(values, dataset.encoding)
+        read_image(dataset.folder / entry.label)
+    except (DataError, OSError, MemoryError):
+        return False
+    return bool(np.count_nonzero(other != ignore) > MOSTLY * other.size)
+
+
+def examine_all(dataset: CheckedList, workers: int) -> Iterator[Finding]:
     """`examine` of every entry, in list order; `workers` processes, 0 = in this one.
 
-    Raises DataError if a process dies, for example of lack of memory.
+    An entry over which a process dies, for example of lack of memory, is a problem like others.
     """
     if workers < 1:
         yield from (examine(dataset, index) for index in range(len(dataset)))
         return
     chunk = max(1, min(16, len(dataset) // (4 * workers)))
+    done = 0
+    while done < len(dataset):
+        for finding in _in_processes(dataset, range(done, len(dataset)), workers, chunk):
+            done += 1
+            yield finding
+        # Where a process died, the culprit is among those under way: one process for each.
+        for index in range(done, min(done + chunk * (workers + 1), len(dataset))):
+            finding = next(_in_processes(dataset, (index,), 1, 1), None)
+            if finding is None:
+                files = " and ".join(filter(None, dataset.entries[index][:2]))
+                problem = f"{dataset.place(index)}a process died while it read {files}"
+                finding = Finding(index, [problem])
+            done += 1
+            yield finding
+
+
+def _in_processes(
+    dataset: CheckedList, indices: Sequence[int], workers: int, chunk: int
+) -> Iterator[Finding]:
+    """`examine` of `indices` in order; ends early where a process dies."""
     pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(dataset,))
     try:
-        yield from pool.map(_examine_one, range(len(dataset)), chunksize=chunk)
+        yield from pool.map(_examine_one, indices, chunksize=chunk)
     except BrokenProcessPool:
-        raise DataError("a process died while checking; WORKERS 0 checks without any") from None
+        return
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _place(dataset: SegmentationDataset, index: int) -> str:
-    return f"{dataset.list_path}:{dataset.entries[index].line}: "
+_examined: list[CheckedList] = []  # of a worker process, set once by _start
 
 
-_examined: list[SegmentationDataset] = []  # of a worker process, set once by _start
-
-
-def _start(dataset: SegmentationDataset) -> None:
+def _start(dataset: CheckedList) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _examined[:] = [dataset]

@@ -1,6 +1,11 @@
 """List files and pixels from disk; whatever is wrong with them is said with the file's name."""
 
+import errno
+import functools
+import os
+import stat
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +17,7 @@ from datasets.meta import DataError, IdEncoding, LabelEncoding
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 
+_GRAY_ALPHA = 4  # PNG colour type
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
@@ -46,32 +52,50 @@ def read_list(path: str | Path) -> list[Entry]:
         DataError: not UTF-8, no entry, too many columns, an image listed twice, a path that
             leaves the dataset's folder, labels only here and there.
     """
+    entries, problems = scan_list(path)
+    if problems:
+        more = f" (and {len(problems) - 1} more of its lines are bad)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
+    return entries
+
+
+def scan_list(path: str | Path) -> tuple[list[Entry], list[str]]:
+    """The good lines of a list file, as `read_list` takes them, and a sentence per bad one.
+
+    Raises DataError where the file is not text in UTF-8.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file in UTF-8 ({error.reason})") from None
     entries: list[Entry] = []
+    problems: list[str] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        entry = _parse_line(line, f"{path}:{number}", number)
-        if entry.image in seen:
-            raise DataError(
-                f"{path}:{number}: {entry.image} stands already in line {seen[entry.image]}"
-            )
-        if entries and (entry.label is None) != (entries[0].label is None):
-            raise DataError(
-                f"{path}:{number}: line {entries[0].line} has "
-                f"{'no label' if entry.label else 'a label'} and this line has "
-                f"{'one' if entry.label else 'none'}; a list has labels everywhere or nowhere"
-            )
-        seen[entry.image] = number
-        entries.append(entry)
-    if not entries:
-        raise DataError(f"{path} names no image; lines are image<TAB>label")
-    return entries
+        try:
+            entry = _parse_line(line, f"{path}:{number}", number)
+            _check_entry(entry, f"{path}:{number}", seen, entries[0] if entries else entry)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            seen[entry.image] = number
+            entries.append(entry)
+    if not entries and not problems:
+        problems.append(f"{path} names no image; lines are image<TAB>label")
+    return entries, problems
+
+
+def _check_entry(entry: Entry, where: str, seen: dict[str, int], first: Entry) -> None:
+    if entry.image in seen:
+        raise DataError(f"{where}: {entry.image} stands already in line {seen[entry.image]}")
+    if (entry.label is None) != (first.label is None):
+        raise DataError(
+            f"{where}: line {first.line} has {'no label' if entry.label else 'a label'} and this "
+            f"line has {'one' if entry.label else 'none'}; a list has labels everywhere or nowhere"
+        )
 
 
 def _parse_line(line: str, where: str, number: int) -> Entry:
@@ -83,9 +107,11 @@ def _parse_line(line: str, where: str, number: int) -> Entry:
             f"(names with spaces need the TAB)"
         )
     for field in fields:
-        if Path(field).is_absolute() or ".." in Path(field).parts:
+        absolute = Path(field).is_absolute()
+        if absolute or ".." in Path(field).parts:
+            how = " (it is an absolute path)" if absolute else ""
             raise DataError(
-                f"{where}: {field} leaves the dataset's folder; paths are relative to it"
+                f"{where}: {field} leaves the dataset's folder{how}; paths are relative to it"
             )
     return Entry(fields[0], fields[1] if len(fields) == 2 else None, number)
 
@@ -135,9 +161,12 @@ def _read_values(data: bytes, source: str, hint: str) -> np.ndarray:
         depth, data = data[24], _palette_as_gray(data)
     label = _decode(data, cv2.IMREAD_UNCHANGED, source)
     _require_8_bits(label, source)
+    if data.startswith(_PNG) and data[25] == _GRAY_ALPHA:
+        raise DataError(f"{source} has an alpha channel; save it as one channel of label values")
     if label.ndim == 3:
+        colors = "colours" if label.shape[2] == 3 else "colours and alpha"
         raise DataError(
-            f"{source} has {label.shape[2]} channels (colours) where one channel of label values "
+            f"{source} has {label.shape[2]} channels ({colors}) where one channel of label values "
             f"is expected{hint}"
         )
     # Decoders stretch 1, 2 and 4 bits to 0..255.
@@ -146,15 +175,61 @@ def _read_values(data: bytes, source: str, hint: str) -> np.ndarray:
 
 def _require_8_bits(label: np.ndarray, source: str) -> None:
     if label.dtype != np.uint8:
-        raise DataError(f"{source} has {label.dtype.itemsize * 8} bits per value; labels have 8")
+        bits = label.dtype.itemsize * 8
+        raise DataError(f"{source} has {bits} bits per value; labels have 8, save it as such")
+
+
+def file_problem(path: Path, under: str = "") -> str | None:
+    """Why `path` cannot be read, as the end of a sentence; None if it is a file with content.
+
+    `under` follows "does not exist".
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a symbolic link that leads back to itself"
+        if path.is_symlink():
+            return f"is a symbolic link to {os.readlink(path)}, which does not exist"
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return f"does not exist{under}{_near_name(path)}"
+        return f"cannot be read ({error.strerror})"
+    if stat.S_ISREG(status.st_mode):
+        return None if status.st_size else "is empty (0 bytes)"
+    return "is a folder, not a file" if stat.S_ISDIR(status.st_mode) else "is not a file"
+
+
+def _near_name(path: Path) -> str:
+    """A hint at a file whose name only looks the same."""
+    try:
+        names = _folded(str(path.parent), path.parent.stat().st_mtime_ns)
+    except OSError:
+        return ""
+    near = names.get(_fold(path.name))
+    if near is None:
+        return ""
+    same = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", path.name)
+    how = "other Unicode code points" if same else "upper and lower case differ"
+    return f"; there is {near} ({how})"
+
+
+@functools.lru_cache(maxsize=64)
+def _folded(folder: str, changed: int) -> dict[str, str]:
+    return {_fold(name): name for name in sorted(os.listdir(folder))}
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _read_whole(path: Path, source: str) -> bytes:
-    if not path.is_file():
-        raise DataError(f"{source} {'is not a file' if path.exists() else 'does not exist'}")
-    data = path.read_bytes()
-    if not data:
-        raise DataError(f"{source} is empty (0 bytes)")
+    problem = file_problem(path)
+    if problem:
+        raise DataError(f"{source} {problem}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{source} cannot be read ({error.strerror})") from None
     if data.startswith(_PNG):
         _check_png(data, source)
     elif data.startswith(_JPEG):

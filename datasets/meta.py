@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -113,12 +114,13 @@ class DatasetMeta:
     """Names, colours and label encodings of a dataset; checked when made (ValueError).
 
     Args:
-        name: also the folder of the dataset under DATASET.ROOT.
+        name: also the folder of the dataset under DATASET.ROOT, unless `folders` says otherwise.
         class_names: the order is the order of the logits.
         palette: one RGB colour per class.
         encodings: by name; the first is the default.
         ignore_label: marks pixels that neither train nor count.
         class_weights: of the cross entropy, one per class; None = all equal.
+        folders: where the dataset may lie under DATASET.ROOT; the first that exists is taken.
     """
 
     name: str
@@ -127,6 +129,7 @@ class DatasetMeta:
     encodings: Mapping[str, LabelEncoding]
     ignore_label: int = 255
     class_weights: tuple[float, ...] | None = None
+    folders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
@@ -155,6 +158,11 @@ class DatasetMeta:
                     f"{self.name}: label encoding {name} leads to the classes {found}; "
                     f"it must lead to each of 0..{count - 1}"
                 )
+
+    def folder_under(self, root: str | Path) -> Path:
+        """The dataset's folder, to which its lists are relative; `root`/name if there is none."""
+        places = (Path(root) / folder for folder in self.folders)
+        return next((place for place in places if place.is_dir()), Path(root) / self.name)
 
     @property
     def num_classes(self) -> int:
@@ -191,9 +199,21 @@ class DatasetMeta:
                 raise DataError(
                     f"label value{'s' if many else ''} {format_ranges(unknown)} in {source} "
                     f"{'are' if many else 'is'} neither a class of {self.name} "
-                    f"({format_ranges(scheme.ids)}) nor ignore ({format_ranges(scheme.ignored)})"
+                    f"({format_ranges(scheme.ids)}) nor ignore "
+                    f"({format_ranges(scheme.ignored) or 'none'}){self._advice(label, scheme)}"
                 )
         return scheme.encode(label, self.ignore_label)
+
+    def _advice(self, label: np.ndarray, tried: IdEncoding) -> str:
+        """How else `label` may be meant, as the end of a sentence; "" if nothing is known."""
+        for name, scheme in self.encodings.items():
+            fits = isinstance(scheme, IdEncoding) and scheme is not tried
+            if fits and not scheme.unknown_values(label):
+                return f"; as DATASET.LABELS {name} all its values would be known"
+        if self.num_classes == 2 and set(np.unique(label)) == {0, 255}:
+            first, second = self.class_names
+            return f"; a mask of 0 and 255 is declared as encoding: {{0: {first}, 255: {second}}}"
+        return ""
 
     def decode(self, classes: np.ndarray, encoding: str = "") -> np.ndarray:
         """Class indices (uint8) -> the content of a label file, as submission files hold it.

@@ -1,6 +1,5 @@
 """Labelled images: a list file -> items for a batch."""
 
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.files import Entry, find_list, read_image, read_label, read_list
+from datasets.files import Entry, file_problem, find_list, read_image, read_label, read_list
 from datasets.meta import DataError, DatasetMeta
 from datasets.sampler import Draw
 from datasets.transforms import Sample, TrainTransform, check_crop
@@ -73,7 +72,7 @@ class SegmentationDataset(SceneDataset):
     """The pairs of a list file.
 
     Args:
-        root: DATASET.ROOT; images and labels lie under `root/<meta.name>`.
+        root: DATASET.ROOT; images and labels lie under `meta.folder_under(root)`.
         list_file: relative to `root`, else to the repository's `data/`.
         meta: classes and label encodings.
         encoding: name of the label encoding; "" = the dataset's default.
@@ -96,7 +95,7 @@ class SegmentationDataset(SceneDataset):
         need_boundary: bool = False,
     ) -> None:
         super().__init__(meta, transform, need_boundary)
-        self.root, self.folder = Path(root), Path(root) / meta.name
+        self.root, self.folder = Path(root), meta.folder_under(root)
         self.encoding = encoding or next(iter(meta.encodings))
         meta.encoding(self.encoding)
         self.list_path = find_list(root, list_file)
@@ -165,16 +164,10 @@ class SegmentationDataset(SceneDataset):
         problems = []
         for entry in self.entries:
             for file in filter(None, (entry.image, entry.label)):
-                try:
-                    status = (self.folder / file).stat()
-                except OSError:
-                    problem = f"does not exist under {self.folder} (DATASET.ROOT={self.root})"
-                else:
-                    if stat.S_ISREG(status.st_mode) and status.st_size:
-                        continue
-                    is_file = stat.S_ISREG(status.st_mode)
-                    problem = "is empty (0 bytes)" if is_file else "is not a file"
-                problems.append(f"{self.list_path}:{entry.line}: {file} {problem}")
+                under = f" under {self.folder} (DATASET.ROOT={self.root})"
+                problem = file_problem(self.folder / file, under)
+                if problem:
+                    problems.append(f"{self.list_path}:{entry.line}: {file} {problem}")
         return problems
 
 

@@ -64,6 +64,8 @@ class TrainTransform:
         scale_step: factors lowest, lowest + step, ... up to the highest; 0 = continuous.
             PIDNet: (0.5, 2.1) by 0.1; RTFormer: (0.5, 2.0) by 0.25.
         base_size: factor 1 brings the long side to this many pixels; 0 = leaves it as it is.
+        short_side: factor 1 brings the short side to this many pixels, or to fewer where the long
+            side would exceed base_size; 0 = only base_size counts.
         flip: mirror every second sample.
         color: brightness, contrast, saturation and hue as `distort_color` says (RTFormer).
         pad_value: where a scaled image does not fill the crop (right and below), 0..255, rounded;
@@ -81,6 +83,7 @@ class TrainTransform:
         scale_range: tuple[float, float] = (0.5, 2.0),
         scale_step: float = 0.0,
         base_size: int = 0,
+        short_side: int = 0,
         flip: bool = True,
         color: bool = False,
         pad_value: float = 0,
@@ -93,15 +96,16 @@ class TrainTransform:
             raise ValueError(f"crop size is {crop_size}; accepted: height and width, both above 0")
         if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
             raise ValueError(f"scale range is {scale_range}; accepted: 0 < lowest <= highest")
-        if scale_step < 0 or base_size < 0:
+        if min(scale_step, base_size, short_side) < 0:
             raise ValueError(
-                f"scale step {scale_step}, base size {base_size}; accepted: 0 and above"
+                f"scale step {scale_step}, base size {base_size}, short side {short_side}; "
+                "accepted: 0 and above"
             )
         if not 0 <= pad_value <= 255:
             raise ValueError(f"pad value is {pad_value}; accepted: 0..255")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         self.scale_range, self.scale_step = tuple(scale_range), scale_step
-        self.base_size = base_size
+        self.base_size, self.short_side = base_size, short_side
         self.flip, self.color, self.boundary = flip, color, boundary
         self.pad_value, self.ignore_label = round(pad_value), ignore_label
         self.normalize = Normalize(mean, std)
@@ -140,7 +144,7 @@ class TrainTransform:
 
     def base_scale(self, size: tuple[int, int]) -> float:
         """What factor 1 does to an image of `size` (height, width)."""
-        return self.base_size / max(size) if self.base_size else 1.0
+        return scale_to_sides(size, self.short_side, self.base_size)
 
     def largest_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that an image of `size` has after the largest scale."""
@@ -171,7 +175,11 @@ class EvalTransform:
 
     Args:
         size: (height, width) to scale the image to, or the length that its long side is brought
-            to with the ratio kept; None = as it is.
+            to with the ratio kept; None = as it is, or as the next three say.
+        short_side, long_side: the image is scaled, ratio kept, until its short side has this many
+            pixels or its long side that many, whichever comes first; 0 = does not count.
+        divisor: both sides are then stretched up to a multiple of this. Differs from
+            mmsegmentation, which interpolates twice for it.
         mean, std: of the normalisation.
     """
 
@@ -179,12 +187,21 @@ class EvalTransform:
         self,
         size: tuple[int, int] | int | None = None,
         *,
+        short_side: int = 0,
+        long_side: int = 0,
+        divisor: int = 1,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         sides = (size,) if isinstance(size, int) else size
         if sides is not None and min(sides) < 1:
             raise ValueError(f"evaluation size is {size}; accepted: above 0, or None")
+        if min(short_side, long_side) < 0 or divisor < 1:
+            raise ValueError(
+                f"short side {short_side}, long side {long_side}, divisor {divisor}; accepted: "
+                "0 and above, 0 and above, 1 and above"
+            )
+        self.short_side, self.long_side, self.divisor = short_side, long_side, divisor
         self.size = size
         self.normalize = Normalize(mean, std)
 
@@ -199,11 +216,23 @@ class EvalTransform:
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that an image of `size` is scaled to."""
         if self.size is None:
-            return size
+            scale = scale_to_sides(size, self.short_side, self.long_side)
+            height, width = (_scaled(side, scale) for side in size)
+            return height + -height % self.divisor, width + -width % self.divisor
         if isinstance(self.size, int):
             factor = self.size / max(size)
             return round(size[0] * factor) or 1, round(size[1] * factor) or 1
         return self.size[0], self.size[1]
+
+
+def scale_to_sides(size: tuple[int, int], short_side: int, long_side: int) -> float:
+    """The factor that brings `size` to these sides, the smaller of two; 0 = does not count."""
+    factors = [
+        target / side
+        for target, side in zip((short_side, long_side), sorted(size), strict=True)
+        if target
+    ]
+    return min(factors, default=1.0)
 
 
 def check_crop(transform: TrainTransform, sizes: Iterable[tuple[int, int]]) -> None:

@@ -24,13 +24,18 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
     """The training or the test set of `config`, with the transform that belongs to it."""
     meta = get_meta(config.DATASET.DATASET)
     t = config.TRAIN
-    transform = EvalTransform()
+    transform = EvalTransform(
+        short_side=config.TEST.SHORT_SIDE,
+        long_side=config.TEST.LONG_SIDE,
+        divisor=config.TEST.SIZE_DIVISOR,
+    )
     if train:
         transform = TrainTransform(
             crop_size=t.IMAGE_SIZE[::-1],
             scale_range=t.SCALE_RANGE,
             scale_step=t.SCALE_STEP,
             base_size=t.BASE_SIZE,
+            short_side=t.SHORT_SIDE,
             flip=t.FLIP,
             color=t.COLOR,
             pad_value=t.PAD_VALUE,

@@ -2,54 +2,102 @@
 
     python tools/check_data.py --cfg configs/camvid/pidnet_s_camvid.yaml DATASET.ROOT data/
 
-Reads all files of DATASET.TRAIN_SET and DATASET.TEST_SET in WORKERS processes and prints every
-problem with its list line, then what each class holds. Exit status 0: sound; 1: problems;
-2: nothing could be checked.
+Reads all files of DATASET.TRAIN_SET and DATASET.TEST_SET in --workers processes and prints every
+problem with its list line, what looks suspicious, and what each class holds. The folder --out then
+has report.json and a contact sheet per list, sheet_<list>.png: suspicious pairs first, with a red
+frame, then others spread over the list. Exit status 0: sound; 1: problems; 2: nothing could be
+checked.
 """
 
 import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import _init_paths
+import numpy as np
 from tqdm import tqdm
 
 from configs import get_config
-from datasets import EvalTransform, SegmentationDataset, get_meta
-from datasets.checking import Summary, examine_all
+from configs.loader import run_folder
+from datasets import DataError, get_meta
+from datasets.checking import CheckedList, examine_all
+from datasets.loading import cpu_count
+from datasets.summary import Summary
+from utils.contact_sheet import Tile, contact_sheet
+from utils.records import environment, write_json
+from utils.visualize import write_png
+
+SHOWN = 12  # suspicions printed per list; the report has all
+TILES = 24  # pairs on a contact sheet
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration to check for")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaces its settings")
-    args = parser.parse_intermixed_args()
+    args = parse_args()
     config = get_config(args.cfg, args.opts)
     meta = get_meta(config.DATASET.DATASET)
     if meta.name == "synthetic":
         print("synthetic: scenes are drawn, there are no files to check")
         return 0
-    lists = dict.fromkeys((config.DATASET.TRAIN_SET, config.DATASET.TEST_SET))
-    sets = [
-        SegmentationDataset(
-            config.DATASET.ROOT, name, meta, config.DATASET.LABELS, transform=EvalTransform()
-        )
-        for name in lists
-    ]
-    print(f"{meta.name} under {sets[0].folder}, labels read as {sets[0].encoding}")
-    summaries = [check(dataset, config.WORKERS) for dataset in sets]
+    workers = config.WORKERS if args.workers is None else args.workers
+    if workers < 0:
+        raise ValueError(f"--workers is {workers}; accepted: 0 and above")
+    names = dict.fromkeys((config.DATASET.TRAIN_SET, config.DATASET.TEST_SET))
+    lists = [CheckedList(config.DATASET.ROOT, name, meta, config.DATASET.LABELS) for name in names]
+    print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
+    began = time.perf_counter()
+    summaries = [check(dataset, min(workers, cpu_count())) for dataset in lists]
+    seconds = time.perf_counter() - began
     for summary in summaries:
         report(summary)
-    common = set.intersection(*({entry.image for entry in dataset.entries} for dataset in sets))
-    if len(sets) > 1 and common:
-        print(f"note: {len(common)} images are in both lists, {min(common)} for one")
+    checked = sum(len(dataset) for dataset in lists)
     problems = sum(len(summary.problems) for summary in summaries)
-    checked = sum(len(dataset) for dataset in sets)
+    common = set.intersection(*({entry.image for entry in dataset.entries} for dataset in lists))
+    if len(lists) > 1 and common:
+        print(f"note: {len(common)} images are in both lists, {min(common)} for one")
+
+    folder = run_folder(config, args.cfg)
+    out = args.out or folder.with_name(f"check_{folder.name}")
+    write_json(
+        out / "report.json",
+        {
+            "command": ["python", "tools/check_data.py", *sys.argv[1:]],
+            "dataset": meta.name,
+            "folder": str(lists[0].folder),
+            "encoding": lists[0].encoding,
+            "entries": checked,
+            "problems": problems,
+            "suspicions": sum(len(summary.suspicions) for summary in summaries),
+            "in_both_lists": len(common) if len(lists) > 1 else 0,
+            "seconds": seconds,
+            "entries_per_second": checked / max(seconds, 1e-9),
+            "workers": workers,
+            "environment": environment(),
+            "lists": [summary.to_dict() for summary in summaries],
+        },
+    )
+    for summary in summaries:
+        write_sheet(summary, out)
+    print(f"{out}: report.json and contact sheets; {checked / max(seconds, 1e-9):.1f} entries/s")
     print(f"{checked} entries checked, {problems or 'no'} problem{'s' if problems > 1 else ''}")
     return 1 if problems else 0
 
 
-def check(dataset: SegmentationDataset, workers: int) -> Summary:
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration to check for")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: WORKERS)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: OUTPUT_DIR/<dataset>/check_<config>"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaces its settings")
+    return parser.parse_intermixed_args()
+
+
+def check(dataset: CheckedList, workers: int) -> Summary:
     """Examine a whole list behind a progress bar."""
     summary = Summary(dataset)
     name = str(dataset.list_path)
@@ -62,15 +110,20 @@ def check(dataset: SegmentationDataset, workers: int) -> Summary:
 
 
 def report(summary: Summary) -> None:
-    """Print problems, notes and the class table of one list."""
+    """Print problems, suspicions, notes and the class table of one list."""
     dataset = summary.dataset
     kind = "pairs" if dataset.labelled else "images without labels"
-    sizes = ", ".join(f"{h}x{w} ({n})" for (h, w), n in summary.sizes.most_common(4))
-    if len(summary.sizes) > 4:
-        sizes += f" and {len(summary.sizes) - 4} more"
+    counts = summary.size_counts()
+    sizes = ", ".join(f"{h}x{w} ({n})" for (h, w), n in counts[:4])
+    if len(counts) > 4:
+        sizes += f" and {len(counts) - 4} more"
     print(f"\n{dataset.list_path}: {len(dataset)} {kind}; height x width: {sizes or 'unknown'}")
     for problem in summary.problems:
         print(f"problem: {problem}")
+    for suspicion in summary.suspicions[:SHOWN]:
+        print(f"suspicious: {suspicion}")
+    if len(summary.suspicions) > SHOWN:
+        print(f"suspicious: {len(summary.suspicions) - SHOWN} more, all in report.json")
     for note in summary.notes:
         print(f"note: {note}")
     total = int(summary.pixels.sum())
@@ -80,6 +133,34 @@ def report(summary: Summary) -> None:
     names = (*dataset.meta.class_names, "(ignored)")
     for name, pixels, images in zip(names, summary.pixels, summary.images, strict=True):
         print(f"{name:<20}{100 * pixels / total:>10.3f}{images:>8}")
+
+
+def write_sheet(summary: Summary, out: Path) -> None:
+    """Draw the contact sheet of one list, if it has entries."""
+    dataset = summary.dataset
+    if not len(dataset):
+        return
+    suspects = list(summary.suspects)[: TILES // 2]
+    spread = np.linspace(0, len(dataset) - 1, min(TILES, len(dataset)), dtype=int).tolist()
+    others = [index for index in spread if index not in summary.suspects]
+    chosen = [*suspects, *others[: TILES - len(suspects)]]
+    tiles = [tile(dataset, index, index in summary.suspects) for index in chosen]
+    legend: Any = zip(dataset.meta.class_names, dataset.meta.palette, strict=True)
+    name = f"sheet_{dataset.list_path.stem}.png"
+    write_png(out / name, contact_sheet(tiles, list(legend) if dataset.labelled else ()))
+
+
+def tile(dataset: CheckedList, index: int, marked: bool) -> Tile:
+    """Image and coloured label of one entry, as far as they can be read."""
+    entry = dataset.entries[index]
+    pictures = []
+    try:
+        pictures.append(dataset.load_image(index))
+        if dataset.labelled:
+            pictures.append(dataset.meta.colorize(dataset.load_label(index)))
+    except (DataError, OSError, MemoryError):
+        pass  # the report says what is wrong
+    return Tile(pictures, f"{entry.line}: {entry.image}", marked)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ def main() -> int:
         "weights": str(path),
         "weights_sha256": sha256(path),
         "views": {key: list(v) if isinstance(v, tuple) else v for key, v in views.items()},
+        "resize": {
+            "short_side": config.TEST.SHORT_SIDE,
+            "long_side": config.TEST.LONG_SIDE,
+            "size_divisor": config.TEST.SIZE_DIVISOR,
+        },
         "precision": "fp32",
         "environment": environment(world.device),
     }

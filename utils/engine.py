@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -174,6 +175,23 @@ def _agree(
     return dict(zip(losses, values, strict=True)), stopping > 0
 
 
+def _at_size(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Logits at the size (height, width) that the images had before they were scaled.
+
+    Raises ValueError where images of several sizes share a batch.
+    """
+    if not sizes:
+        return logits
+    size = tuple(sizes[0])
+    if any(tuple(other) != size for other in sizes):
+        raise ValueError(
+            "images of several sizes share a batch of the evaluation; set TEST.BATCH_SIZE_PER_GPU 1"
+        )
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -199,7 +217,8 @@ def evaluate(
         if stop is not None and stop.signal is not None:
             break
         image = batch["image"].to(world.device, non_blocking=True)
-        prediction = predict_logits(model, image, **views).argmax(1)
+        logits = predict_logits(model, image, **views)
+        prediction = _at_size(logits, batch.get("size", ())).argmax(1)
         if "label" in batch:
             confusion.update(prediction, batch["label"].to(world.device, non_blocking=True))
         if on_batch is not None:

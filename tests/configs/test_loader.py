@@ -30,9 +30,10 @@ def leaf(tmp_path):
 def test_every_config_loads_and_is_named_by_its_network(path):
     config = get_config(path)
     assert config.is_frozen()
-    assert path.parent.name == config.DATASET.DATASET
+    dataset = Path(config.DATASET.DATASET).stem
+    assert path.parent.name == dataset
     family = config.MODEL.NAME.split("_")[0]
-    assert path.stem.startswith(f"{family}_") and f"_{config.DATASET.DATASET}" in path.stem
+    assert path.stem.startswith(f"{family}_") and f"_{dataset}" in path.stem
     assert len(path.read_text().splitlines()) <= 30
 
 

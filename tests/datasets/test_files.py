@@ -159,7 +159,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(DataError, match=r"^a.png does not exist$"):
         read_image(tmp_path / "a.png", "a.png")
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(DataError, match=r"^a.png is not a file$"):
+    with pytest.raises(DataError, match=r"^a.png is a folder, not a file$"):
         read_image(tmp_path / "a.png", "a.png")
 
 

@@ -21,7 +21,9 @@ def make(**more) -> DatasetMeta:
 def test_every_dataset_is_consistent_and_travels_to_other_processes(name):
     meta = get_meta(name)
     assert meta.name == name
-    assert len(set(meta.palette)) == meta.num_classes == len(meta.class_names)
+    assert len(meta.palette) == meta.num_classes == len(meta.class_names)
+    if any(isinstance(scheme, ColorEncoding) for scheme in meta.encodings.values()):
+        assert len(set(meta.palette)) == meta.num_classes  # ADE20K and COCO-Stuff repeat some
     label = np.arange(meta.num_classes, dtype=np.uint8)[None]
     for encoding, scheme in meta.encodings.items():
         assert scheme.classes() == set(range(meta.num_classes))
@@ -104,3 +106,48 @@ def test_a_sentence_survives_the_wrapping_of_a_worker():
 def test_ranges_read_well():
     assert format_ranges([5, 0, 1, 2, 7, 8]) == "0..2, 5, 7, 8"
     assert format_ranges(None) == ""
+
+
+def test_published_numbers_of_ade20k_cocostuff_and_voc():
+    ade, voc = get_meta("ade20k"), get_meta("voc2012")
+    names = ("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed")
+    assert ade.class_names[:8] == names and ade.class_names[149] == "flag"
+    assert ade.palette[:3] == ((120, 120, 120), (180, 120, 120), (6, 230, 230))
+    assert ade.encode(np.array([[0, 1, 150]], np.uint8)).tolist() == [[255, 0, 149]]
+    # The colours of VOC spell the bits of the index, highest bits first, in turn red, green, blue.
+    for index, color in enumerate(voc.palette):
+        bits = [sum((index >> 3 * k + c & 1) << 7 - k for k in range(3)) for c in range(3)]
+        assert tuple(bits) == color
+    assert voc.class_names[0] == "background" and voc.class_names[15] == "person"
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "first"), [("164k", "stuffthingmaps", 0), ("10k", "categoryIds", 1)]
+)
+def test_published_categories_of_cocostuff(name, encoding, first):
+    meta = get_meta(f"cocostuff{name}")
+    numbers = {"person": 1, "stop sign": 13, "toothbrush": 90, "banner": 92, "wood": 182}
+    for text, number in numbers.items():
+        written = np.array([[number - 1 + first]], np.uint8)
+        assert meta.class_names[meta.encode(written, encoding)[0, 0]] == text
+    for never in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91):
+        with pytest.raises(DataError, match="neither a class"):
+            meta.encode(np.array([[never - 1 + first]], np.uint8), encoding)
+    unlabelled = np.array([[255 if first == 0 else 0]], np.uint8)
+    assert meta.encode(unlabelled, encoding)[0, 0] == 255
+
+
+def test_a_value_of_another_encoding_points_to_it():
+    meta = get_meta("cocostuff164k")
+    with pytest.raises(
+        DataError, match=r"as DATASET\.LABELS stuffthingmaps all its values would be"
+    ):
+        meta.encode(np.array([[3, 181]], np.uint8))
+
+
+def test_the_folder_of_a_dataset_is_where_its_archive_puts_it(tmp_path):
+    meta = get_meta("voc2012")
+    assert meta.folder_under(tmp_path) == tmp_path / "voc2012"
+    for folder in ("VOCdevkit/VOC2012", "voc2012", "voc2012/VOCdevkit/VOC2012"):
+        (tmp_path / folder).mkdir(parents=True)
+        assert meta.folder_under(tmp_path) == tmp_path / folder

@@ -212,3 +212,39 @@ def test_hue_turns_by_at_most_18_steps_and_comes_back():
     noise = RNG(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     error = np.abs(_hue(noise, 0.0).astype(int) - noise)
     assert error.max() <= 10 and error.mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((512, 683), (512, 704)),  # short side reached, long side stretched up to 22 x 32
+        ((256, 341), (512, 704)),  # 682 -> 704
+        ((1024, 768), (704, 512)),  # 682.7 -> 683 -> 704
+        ((300, 2000), (320, 2048)),  # the long side counts first: 307.2 -> 320
+        ((512, 2048), (512, 2048)),
+    ],
+)
+def test_published_evaluation_size_of_ade20k(size, expected):
+    transform = EvalTransform(short_side=512, long_side=2048, divisor=32)
+    assert transform.target_size(size) == expected
+
+
+def test_scaled_evaluation_leaves_the_label_alone():
+    sample = Sample(np.zeros((50, 70, 3), np.uint8), np.ones((50, 70), np.uint8))
+    done = EvalTransform(short_side=64, long_side=256, divisor=32)(sample)
+    assert done.image.shape == (3, 64, 96) and done.label.shape == (50, 70)
+
+
+def test_the_base_scale_reaches_the_short_side_within_the_long_one():
+    transform = TrainTransform((512, 512), base_size=2048, short_side=512)
+    assert transform.base_scale((256, 300)) == 2.0
+    assert transform.base_scale((300, 256)) == 2.0
+    assert transform.base_scale((512, 4096)) == 0.5
+    assert TrainTransform((8, 8), short_side=100).base_scale((200, 9000)) == 0.5
+    assert TrainTransform((8, 8)).base_scale((200, 9000)) == 1.0
+
+
+@pytest.mark.parametrize("bad", [{"short_side": -1}, {"long_side": -1}, {"divisor": 0}])
+def test_impossible_evaluation_sides_are_refused(bad):
+    with pytest.raises(ValueError, match="accepted: 0 and above"):
+        EvalTransform(**bad)

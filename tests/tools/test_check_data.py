@@ -15,6 +15,7 @@ def check(run, tmp_path):
     def check_lists(*overrides: object, status: int = 0, workers: int = 0) -> str:
         sets = ("DATASET.TRAIN_SET", "train.lst", "DATASET.TEST_SET", "val.lst")
         arguments = ("--cfg", CONFIG, "DATASET.ROOT", tmp_path, *sets, "WORKERS", workers)
+        arguments += ("OUTPUT_DIR", tmp_path / "out")
         done = run("tools/check_data.py", *arguments, *overrides, status=status)
         assert "Traceback" not in done.stderr
         return done.stdout if status < 2 else done.stderr
@@ -95,7 +96,7 @@ def test_labels_read_in_the_wrong_encoding_are_a_problem(check, tmp_path):
         cv2.imwrite(str(tmp_path / f"camvid/labels/{name}.png"), picture)
     out = check("DATASET.LABELS", "color", status=1)
     assert re.search(r"problem: .*val.lst: no label has a pixel of a class of camvid", out)
-    assert re.search(r"note: .*train.lst:1: labels/a.png is all ignored", out)
+    assert re.search(r"suspicious: .*train.lst:1: labels/a.png is all ignored", out)
 
 
 def test_bad_calls_exit_with_2(check, tmp_path):
@@ -112,7 +113,17 @@ def test_drawn_scenes_need_no_check(run):
     assert "there are no files" in run("tools/check_data.py", "--cfg", config).stdout
 
 
-def test_real_camvid_is_sound(run, shared):
-    out = run("tools/check_data.py", "--cfg", CONFIG, "DATASET.ROOT", shared, "WORKERS", 2).stdout
+def test_real_camvid_is_sound(run, shared, tmp_path):
+    out = run(
+        "tools/check_data.py",
+        "--cfg",
+        CONFIG,
+        "DATASET.ROOT",
+        shared,
+        "WORKERS",
+        2,
+        "OUTPUT_DIR",
+        tmp_path,
+    ).stdout
     assert out.endswith("468 entries checked, no problem\n")
     assert re.search(r"^road +31\.658 +367$", out, re.M)

@@ -189,6 +189,20 @@ def test_evaluation_counts_every_image_and_a_stop_makes_it_void(stop):
     assert not evaluate(model, loader, ConfusionMatrix(2), world=WORLD, stop=stop)
 
 
+def test_logits_are_scored_at_the_size_before_scaling():
+    model, confusion, seen = Net(), ConfusionMatrix(2), []
+    image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(1, 6, 9, dtype=torch.uint8)
+    batch = {"image": image, "label": label, "size": [(6, 9)]}
+    evaluate(model, [batch], confusion, world=WORLD, on_batch=lambda _, p: seen.append(p))
+    logits = torch.nn.functional.interpolate(model(image), (6, 9), mode="bilinear")
+    assert torch.equal(seen[0], logits.argmax(1))
+    assert int(confusion.matrix.sum()) == 54
+    two = {"image": image.repeat(2, 1, 1, 1), "size": [(6, 9), (9, 6)]}
+    with pytest.raises(ValueError, match=r"set TEST\.BATCH_SIZE_PER_GPU 1"):
+        evaluate(model, [two], confusion, world=WORLD)
+
+
 def test_precisions():
     assert Precision.choose("bf16", CPU).name == "bf16"
     assert Precision.choose("auto", CPU).name in ("bf16", "fp32")

@@ -1,0 +1,106 @@
+"""Published label files -> index PNGs: COCO-Stuff (.png and .mat) and SBD (.mat)."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.cocostuff import COCOSTUFF10K, COCOSTUFF164K
+from datasets.files import read_label
+from datasets.matfile import read_matrix
+from datasets.meta import DataError, DatasetMeta
+from datasets.voc2012 import VOC2012
+
+SUFFIX = "_labelTrainIds.png"
+MOST_LOOKED_AT = 100  # files of one folder
+Job = tuple[Path, Path]  # source, target
+
+
+def pending(dataset: str, folder: Path, sbd: Path | None = None) -> list[Job]:
+    """The label files of `dataset` that still lack their index PNG."""
+    if dataset == "cocostuff164k":
+        sources = (p for p in folder.glob("annotations/*2017/*.png") if SUFFIX not in p.name)
+        jobs = [(path, path.with_name(path.stem + SUFFIX)) for path in sources]
+    elif dataset == "cocostuff10k":
+        jobs = [(p, p.with_name(p.stem + SUFFIX)) for p in folder.glob("annotations/**/*.mat")]
+    elif dataset == "voc2012" and sbd is not None:
+        sources = (sbd / "cls").glob("*.mat")
+        jobs = [(p, folder / f"SegmentationClassAug/{p.stem}.png") for p in sources]
+    else:
+        jobs = []
+    return sorted(job for job in jobs if not job[1].is_file())
+
+
+def convert(dataset: str, jobs: list[Job], workers: int) -> Iterator[str | None]:
+    """Write the target of every job; yields a sentence for each that failed, else None."""
+    work = _CONVERTERS[dataset]
+    if workers < 2 or len(jobs) < 2:
+        yield from map(work, jobs)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // workers)))
+
+
+def convert_164k(job: Job) -> str | None:
+    """A pixel map of COCO-Stuff 164K."""
+    encoding = COCOSTUFF164K.encoding("stuffthingmaps")
+    return _convert(
+        job, lambda path: COCOSTUFF164K.encode(read_label(path, encoding), "stuffthingmaps", path)
+    )
+
+
+def convert_10k(job: Job) -> str | None:
+    """A .mat file of COCO-Stuff 10K."""
+    return _convert(job, lambda path: _encode(COCOSTUFF10K, "categoryIds", path, "S"))
+
+
+def convert_sbd(job: Job) -> str | None:
+    """A .mat file of SBD's cls folder."""
+    return _convert(job, lambda path: _encode(VOC2012, "index", path, "GTcls", "Segmentation"))
+
+
+_CONVERTERS: dict[str, Callable[[Job], str | None]] = {
+    "cocostuff164k": convert_164k,
+    "cocostuff10k": convert_10k,
+    "voc2012": convert_sbd,
+}
+
+
+def _encode(meta: DatasetMeta, encoding: str, path: Path, *names: str) -> np.ndarray:
+    values = read_matrix(path, *names)
+    if values.size and (values.min() < 0 or values.max() > 255):
+        raise DataError(f"{path} holds label values outside 0..255")
+    return meta.encode(np.ascontiguousarray(values.astype(np.uint8)), encoding, str(path))
+
+
+def _convert(job: Job, read: Callable[[Path], np.ndarray]) -> str | None:
+    source, target = job
+    try:
+        label = read(source)
+    except DataError as error:
+        return str(error)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}")  # nothing half-written under its name
+    part.write_bytes(cv2.imencode(".png", label)[1].tobytes())
+    part.replace(target)
+    return None
+
+
+def spelling_10k(labels: Iterable[Path]) -> str:
+    """Which encoding the *_labelTrainIds.png of COCO-Stuff 10K have.
+
+    Two converters are about: one writes 0..170 and 255 where nothing is labelled, the other 1..171
+    and 0. A file that only one of them can have written decides; so do many files without 255,
+    since most pictures have unlabelled pixels.
+    """
+    looked = zeros = 0
+    for path in itertools.islice(labels, MOST_LOOKED_AT):
+        values = set(np.unique(read_label(path, COCOSTUFF10K.encoding("trainIds"))).tolist())
+        if values & {171, 255}:
+            return "trainIds" if 255 in values else "trainIdsFrom1"
+        looked, zeros = looked + 1, zeros + (0 in values)
+    return "trainIdsFrom1" if looked == MOST_LOOKED_AT and zeros else "trainIds"

@@ -1,0 +1,146 @@
+"""What a whole list holds, added up from the findings of its entries."""
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.checking import CheckedList, Finding
+
+USUAL = 0.9  # a size that this share of the images has makes other sizes outliers
+FAR = 16  # else: so many times more or fewer pixels than the median
+MATCHING = 0.5  # share of lines whose names must match before the others are doubted
+LONG = 4  # or a side so many times as long as the other
+
+
+class Summary:
+    """Problems, suspicions and statistics of a list.
+
+    problems make training wrong or impossible; suspicions, one per entry, are worth a look; notes
+    are about the whole list. All are sentences.
+    pixels, images: (num_classes + 1,) int64, the ignored pixels last.
+    suspects: entries to look at, in list order.
+    """
+
+    def __init__(self, dataset: CheckedList) -> None:
+        self.dataset = dataset
+        self.problems: list[str] = list(dataset.list_problems)
+        self.suspicions: list[str] = []
+        self.notes: list[str] = []
+        self.suspects: dict[int, None] = {}
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.pixels = np.zeros(dataset.meta.num_classes + 1, np.int64)
+        self.images = np.zeros_like(self.pixels)
+
+    def add(self, finding: Finding) -> None:
+        """Take one finding in."""
+        self.problems += finding.problems
+        self.suspicions += finding.suspicions
+        if finding.problems or finding.suspicions:
+            self.suspects[finding.index] = None
+        if finding.size:
+            self.sizes[finding.index] = finding.size
+        if finding.counts is not None:
+            self.pixels += finding.counts
+            self.images += finding.counts > 0
+
+    def finish(self) -> None:
+        """Add what shows only over the whole list."""
+        self._look_at_sizes()
+        self._look_at_names()
+        self._look_at_classes()
+
+    def size_counts(self) -> list[tuple[tuple[int, int], int]]:
+        """(height, width) and number of images, most frequent first."""
+        return Counter(self.sizes.values()).most_common()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for a JSON report; shares are fractions of the labelled list's pixels."""
+        meta, total = self.dataset.meta, max(int(self.pixels.sum()), 1)
+        names = (*meta.class_names, "(ignored)")
+        rows = zip(names, self.pixels.tolist(), self.images.tolist(), strict=True)
+        return {
+            "list": str(self.dataset.list_path),
+            "entries": len(self.dataset),
+            "labelled": self.dataset.labelled,
+            "problems": self.problems,
+            "suspicions": self.suspicions,
+            "notes": self.notes,
+            "sizes": [{"height": h, "width": w, "images": n} for (h, w), n in self.size_counts()],
+            "classes": [
+                {"name": name, "pixels": pixels, "share": pixels / total, "images": images}
+                for name, pixels, images in rows
+            ],
+        }
+
+    def _look_at_sizes(self) -> None:
+        if len(self.sizes) < 3:
+            return
+        (usual, count), *_ = self.size_counts()
+        areas = [height * width for height, width in self.sizes.values()]
+        median = float(np.median(areas))
+        for index, (height, width) in self.sizes.items():
+            if count >= USUAL * len(self.sizes):
+                odd, reference = (height, width) != usual, f"most are {usual[0]}x{usual[1]}"
+            else:
+                ratio = height * width / median
+                odd = not 1 / FAR <= ratio <= FAR or max(height, width) > LONG * min(height, width)
+                reference = f"the median has {median:.0f} pixels"
+            if odd:
+                image = self.dataset.entries[index].image
+                self.suspicions.append(
+                    f"{self.dataset.place(index)}{image} is {height}x{width} (height x width); "
+                    f"{reference}"
+                )
+                self.suspects[index] = None
+
+    def _look_at_names(self) -> None:
+        """Labels that stand in the line of another image, going by names that otherwise match."""
+        entries = self.dataset.entries
+        if not self.dataset.labelled:
+            return
+        for label, count in Counter(e.label for e in entries).items():
+            if count > 1:
+                self.notes.append(
+                    f"{self.dataset.list_path}: {label} is the label of {count} images"
+                )
+        images, labels = _keys([e.image for e in entries]), _keys([e.label for e in entries])
+        if len(entries) < 3 or len(set(images)) < len(images):
+            return
+        place = {key: index for index, key in enumerate(images)}
+        apart = [index for index, key in enumerate(labels) if key != images[index]]
+        if len(apart) > (1 - MATCHING) * len(entries) and len(apart) > 2:
+            return  # names say nothing here
+        for index in apart:
+            other = place.get(labels[index])
+            if other is not None:
+                self.problems.append(
+                    f"{self.dataset.place(index)}{entries[index].label} belongs by its name to "
+                    f"{entries[other].image} of line {entries[other].line}, not to "
+                    f"{entries[index].image}"
+                )
+                self.suspects[index] = None
+
+    def _look_at_classes(self) -> None:
+        meta, path = self.dataset.meta, self.dataset.list_path
+        if not self.pixels.any():
+            return
+        if not self.pixels[:-1].any():
+            self.problems.append(
+                f"{path}: no label has a pixel of a class of {meta.name} when read as "
+                f"{self.dataset.encoding}; DATASET.LABELS accepts {', '.join(meta.encodings)}"
+            )
+        absent = [name for name, n in zip(meta.class_names, self.pixels, strict=False) if not n]
+        if absent:
+            self.notes.append(f"{path}: no pixel of {', '.join(absent)}")
+
+
+def _keys(files: list[str]) -> list[str]:
+    """File names without extension and without the ending that all of them share."""
+    stems = [Path(file).stem for file in files]
+    ordered = sorted(stem[::-1] for stem in stems)  # first and last differ earliest
+    pairs = zip(ordered[0], ordered[-1], strict=False)
+    ending = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    return [stem[: len(stem) - ending] for stem in stems]

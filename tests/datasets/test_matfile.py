@@ -1,0 +1,67 @@
+"""MATLAB files: two written by scipy, and damaged ones."""
+
+import base64
+
+import numpy as np
+import pytest
+from official_trees import mat_file
+
+from datasets import DataError
+from datasets.matfile import read_matrix
+
+# scipy.io.savemat(..., do_compression=True) of {"S": float64 (5, 7), "names": ..., "captions": ...}
+# and of {"GTcls": {"Boundaries": ..., "Segmentation": uint8 (6, 4), ...}}, with default_rng(0).
+MATRIX = (
+    "TUFUTEFCIDUuMCBNQVQtZmlsZSBQbGF0Zm9ybTogcG9zaXgsIENyZWF0ZWQgb246IFR1ZSBOb3YgMjQgMjI6Mjg6Mj"
+    "cgMjAyNgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABSU0PAAAAjwAA"
+    "AHic42NgYPBgZGBgA9IcDBAaBFihfBDNDsSMQBgMpDmBWIIRqigh2QHC4IDQCmkQekEShE5IhMrHQmkHqHwChG6IQ+"
+    "U7hEPFofoPxED1QYED1L4GDygNNfdABFRdEKo9DD4Q+kEKVH0klIa52wBKy0BpqP0JqVD3QNUvgKnXgtoXDeV7QmkJ"
+    "KC3gAADpix6YDwAAAEAAAAB4nONjYGBYAMRsQMwBxIwMEMCKxGeC0iCxvMTc1GIgzQfEBkj6WLDoY0QyTwDISiRSHx"
+    "OKPiaGpCQGBgDRFQTxDwAAADUAAAB4nONjYGDIAGI2IOYAYkYGCGBF4sMwiJ+cWFCSmZ9XzAdkGyDpY8GjDwQEgKwK"
+    "IA0AH/gE6A=="
+)
+STRUCTURE = (
+    "TUFUTEFCIDUuMCBNQVQtZmlsZSBQbGF0Zm9ybTogcG9zaXgsIENyZWF0ZWQgb246IFR1ZSBOb3YgMjQgMjI6Mjg6Mj"
+    "cgMjAyNgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABSU0PAAAAsgAA"
+    "AHic42NgYHjByMDABqQ5gJiJAQJYoXxGJAwScw9JzikGs1kYhKDiZkDslF+al5JYlJlaDDWAITg1PTc1rySxJDM/Dy"
+    "LinFiSmp4PUhNQlFoMlAOK8QHxBQaE/Wxo9osg2Q8CnEC8gGHwA5C/PBgQ/uKEisP8BRJnYUD4CxTuEkDMzcHEyyHC"
+    "yMHAysnOxsDHI8LHxcAtICAMMs8ByTw+NPMYoWbAzOMBYgE080EAAJWwFwo="
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(content: bytes):
+        path = tmp_path / "label.mat"
+        path.write_bytes(content)
+        return path
+
+    return write_file
+
+
+def test_files_of_another_writer_are_read(write):
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(0, 183, (5, 7))
+    assert np.array_equal(read_matrix(write(base64.b64decode(MATRIX)), "S"), matrix)
+    structure = read_matrix(write(base64.b64decode(STRUCTURE)), "GTcls", "Segmentation")
+    assert structure.shape == (6, 4) and structure.dtype == np.uint8 and structure.max() <= 20
+
+
+def test_our_own_files_are_read(write):
+    values = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    assert np.array_equal(read_matrix(write(mat_file("S", values)), "S"), values)
+    path = write(mat_file("GTcls", values, "Segmentation"))
+    assert np.array_equal(read_matrix(path, "GTcls", "Segmentation"), values)
+
+
+def test_damage_is_one_sentence(write, tmp_path):
+    whole = mat_file("S", np.zeros((3, 5), np.uint8))
+    for length in range(128, len(whole) - 1, 3):
+        with pytest.raises(DataError, match=r"label.mat (is damaged|holds no matrix S)"):
+            read_matrix(write(whole[:length]), "S")
+    with pytest.raises(DataError, match="not a MATLAB 5 file"):
+        read_matrix(write(b"text"), "S")
+    with pytest.raises(DataError, match=r"holds no matrix GTcls\.Segmentation"):
+        read_matrix(write(whole), "GTcls", "Segmentation")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_matrix(tmp_path / "none.mat", "S")
