@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from models.registry import is_known, resolve_name
 from models.weights.convert import (
     Conversion,
     absent_training_heads,
@@ -62,8 +63,8 @@ def load_checkpoint(
 ) -> str:
     """`load_weights` with a checkpoint that has been read from `path`."""
     theirs, ours = checkpoint.facts.get("architecture"), getattr(model, "architecture", "")
-    if theirs and ours and theirs != ours:
-        raise ValueError(f"{path} holds {theirs}, the model is {ours}")
+    if ours and is_known(theirs) and resolve_name(theirs) != ours:
+        raise ValueError(f"{path} holds {resolve_name(theirs)}, the model is {ours}")
     if inference:
         reset = (*reset, *absent_training_heads(model, checkpoint.tensors))
     converted = convert_state_dict(model, checkpoint.tensors, reset, source=str(path))

@@ -103,5 +103,12 @@ BISENETV1 = (
         fills=imagenet_fills(r"(?!context\.backbone\.).*"),
         requires=IMAGENET_KEYS,
     ),
+    Dialect(  # its stem has three 3x3 convolutions in place of the 7x7 one
+        "ResNet-18-v1c ImageNet",
+        _resnet(""),
+        drops={**IMAGENET_DROPS, r"stem\..*": "another stem"},
+        fills=imagenet_fills(r"(?!context\.backbone\.stage).*"),
+        requires=r"stem\..*",
+    ),
 )
 BISENETV2 = (Dialect("mmsegmentation BiSeNetV2", _V2, drops=MM_DROPS),)

@@ -9,14 +9,21 @@ from torch import Tensor, nn
 
 from models import bisenetv1, bisenetv2, ddrnet, lrformer, pidnet, rdrnet, rtformer
 from models.layers.reparam import fuse
-from models.registry import build_model, list_models
+from models.registry import build_backbone, build_model, list_backbones, list_models
 from models.weights.bisenet import BISENETV1, BISENETV2
 from models.weights.ddrnet import DDRNET
 from models.weights.lrformer import LRFORMER, LRFORMER_BACKBONE, LRHEAD
 from models.weights.pidnet import PIDNET
 from models.weights.rdrnet import RDRNET
 from models.weights.rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER, RTFORMER_BLOCK
-from models.weights.rules import Dialect, OwnNames, Renaming, rename_keys, strip_wrappers
+from models.weights.rules import (
+    Dialect,
+    Renaming,
+    one_line,
+    own_names,
+    rename_keys,
+    strip_wrappers,
+)
 
 # Class of a network or block -> the foreign dialects that it reads.
 DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
@@ -35,6 +42,10 @@ DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
 }
 
 
+_MAX_CLASSES = 100_000
+_MAX_KEYS = 5_000  # no network here has as many
+
+
 @dataclass
 class Conversion:
     """tensors: the whole state dict of the model. dropped: source key -> reason. filled, fresh:
@@ -50,18 +61,27 @@ class Conversion:
     reset: list[str] = field(default_factory=list)
 
 
-def rename_for(model: nn.Module, keys: Iterable[str]) -> Renaming:
+def rename_for(
+    model: nn.Module, keys: Iterable[str], done: dict[type, list[Renaming]] | None = None
+) -> Renaming:
     """The keys of a state dict in the dialect that knows most of them, kept or dropped.
 
     Sources are as given, also where DistributedDataParallel or torch.compile prefixed them.
+    `done` keeps what the foreign dialects make of the same keys, for further models of a class.
     """
     keys = list(keys)
     prefix = strip_wrappers(keys)
-    own = OwnNames(frozenset(model.state_dict()))
-    candidates = (own, *DIALECTS.get(type(model), ()))
     bare = [k[len(prefix) :] for k in keys]
-    renamings = [rename_keys(d, bare) for d in candidates if d.is_spoken(bare)]
-    best = max(renamings, key=lambda r: (len(r.sources) > 0, len(r.sources) + len(r.dropped)))
+    is_backbone = isinstance(model, lrformer.LRFormerBackbone)
+    own = [rename_keys(d, bare) for d in own_names(model.state_dict(), is_backbone=is_backbone)]
+    done = {} if done is None else done
+    if type(model) not in done:
+        dialects = DIALECTS.get(type(model), ())
+        done[type(model)] = [rename_keys(d, bare) for d in dialects if d.is_spoken(bare)]
+    best = max(
+        (*own, *done[type(model)]),
+        key=lambda r: (len(r.sources) > 0, len(r.sources) + len(r.dropped)),
+    )
     return Renaming(
         best.dialect,
         {target: prefix + source for target, source in best.sources.items()},
@@ -189,8 +209,8 @@ def _explain(model, own, state, renaming: Renaming, problem: _Problem, reset) ->
             return f"holds {other}, the model is {name}"
     if not renaming.sources:
         return (
-            f"holds none of the tensors of {name} (first of {len(state)}: {next(iter(state))}); "
-            f"accepted are {_accepted(model)} names"
+            f"holds none of the tensors of {name} (first of {len(state)}: "
+            f"{one_line(next(iter(state)))}); accepted are {_accepted(model)} names"
         )
     known = f"({len(renaming.sources)} of {len(state)} keys known as {renaming.dialect.name} names)"
     if problem.unknown:
@@ -199,7 +219,7 @@ def _explain(model, own, state, renaming: Renaming, problem: _Problem, reset) ->
         target = problem.misfits[0]
         key = renaming.sources[target]
         return (
-            f"{known} does not fit {name}: {key} is {_shape(state[key])}, {target} needs "
+            f"{known} does not fit {name}: {one_line(key)} is {_shape(state[key])}, {target} needs "
             f"{_shape(own[target])}{_more(problem.misfits)}"
         )
     parts = tuple(dict.fromkeys((*reset, *(key.partition(".")[0] for key in problem.absent))))
@@ -239,21 +259,26 @@ def _only_heads_absent(model, problem: _Problem) -> bool:
 def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
     """Which network these tensors are, in words, as far as it can be told; "" otherwise.
 
-    Tries every registered architecture, then those in other sizes except the class `besides`.
+    Tries every registered architecture and backbone, then those in other sizes except the class
+    `besides`.
     """
     families: dict[str, str] = {}
-    for name in list_models():
+    if len(state) > _MAX_KEYS:
+        return ""
+    done: dict[type, list[Renaming]] = {}
+    for name in (*list_models(), *list_backbones()):
         probe = _probe(name)
-        kind, renaming = type(probe).__name__, rename_for(probe, state)
+        kind, renaming = type(probe).__name__, rename_for(probe, state, done)
         own = probe.state_dict()
         problem = _find_problem(own, state, renaming, lambda key: False)
         if _class_mismatch(own, state, renaming, problem):
             problem.misfits.clear()  # another class count is the same architecture
         if not problem or _only_heads_absent(probe, problem):
             return name
-        if not renaming.unknown and kind != besides:
+        known = renaming.sources and not renaming.unknown and name in list_models()
+        if known and kind != besides:
             families[kind] = renaming.dialect.name
-        if renaming.unknown and set(state) <= set(fuse(probe).state_dict()):
+        if renaming.unknown and _fused_keys(name).issuperset(state):
             return f"fused {kind} weights (load those from before fusing)"
     if len(families) == 1:
         (family, dialect), *_ = families.items()
@@ -266,14 +291,24 @@ def class_count(name: str, keys: Mapping[str, Tensor], options: Mapping) -> int 
     with torch.device("meta"):
         sources = rename_for(build_model(name, 2, **options), keys).sources
     key = sources.get("head.classify.weight")
-    return None if key is None else keys[key].shape[0]
+    if key is None:
+        return None
+    shape = tuple(keys[key].shape)
+    if not shape or shape[0] > _MAX_CLASSES:
+        raise ValueError(f"{one_line(key)} is {_shape(keys[key])}, which is no head of {name}")
+    return shape[0]
 
 
 @functools.cache
 def _probe(name: str) -> nn.Module:
     """The names and shapes of an architecture, without values."""
     with torch.device("meta"):
-        return build_model(name, 2)
+        return build_model(name, 2) if name in list_models() else build_backbone(name)
+
+
+@functools.cache
+def _fused_keys(name: str) -> frozenset[str]:
+    return frozenset(fuse(_probe(name)).state_dict())
 
 
 def _accepted(model: nn.Module) -> str:
@@ -281,7 +316,7 @@ def _accepted(model: nn.Module) -> str:
 
 
 def _list(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + _more(keys, 3)
+    return ", ".join(map(one_line, keys[:3])) + _more(keys, 3)
 
 
 def _more(keys: Sequence[str], shown: int = 1) -> str:
@@ -289,5 +324,5 @@ def _more(keys: Sequence[str], shown: int = 1) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    size = "x".join(map(str, tensor.shape)) or "a scalar"
+    size = one_line("x".join(map(str, tensor.shape))) or "a scalar"
     return size if tensor.is_floating_point() else f"{size} of integers"

@@ -8,45 +8,14 @@ made by the constructors it passes in; they receive data and are the only functi
 
 import pickle
 import pickletools
-import sys
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
-MAX_OPERATIONS = 20_000_000  # of one pickle; the largest real checkpoints have some 100,000
+from models.weights.names import MAX_TEXT, Name, RefusedError
 
-# Names of the standard library that training scripts leave in checkpoints. Any other one, and any
-# function of another package, has no business there: such a file is refused.
-_HARMLESS = frozenset(
-    f"{module}.{name}"
-    for module, names in {
-        "_codecs": "encode",
-        "argparse": "Namespace",
-        "builtins": "bool bytearray bytes complex dict float frozenset getattr int list object "
-        "range set slice str tuple",
-        "collections": "ChainMap Counter OrderedDict defaultdict deque",
-        "copyreg": "__newobj__ __newobj_ex__ _reconstructor",
-        "datetime": "date datetime time timedelta timezone",
-        "decimal": "Decimal",
-        "fractions": "Fraction",
-        "functools": "partial",
-        "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
-        "re": "_compile",
-        "types": "SimpleNamespace",
-        "uuid": "UUID",
-    }.items()
-    for name in names.split()
-)
-_FUNCTIONS = frozenset(
-    """
-    numpy.core.multiarray.scalar numpy._core.multiarray.scalar numpy.dtype numpy.ndarray
-    numpy.random.__randomstate_ctor numpy.random._pickle.__randomstate_ctor
-    numpy.random._pickle.__generator_ctor numpy.random._pickle.__bit_generator_ctor
-    torch.device torch.serialization._get_layout torch._utils._rebuild_sparse_tensor
-    torch._utils._rebuild_qtensor
-    """.split()
-)
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_SIMPLE = (str, int, float, bool, bytes, type(None))
+MAX_OPERATIONS = 2_000_000  # of one pickle; the largest real checkpoints have some 100,000
+MAX_ARGUMENTS = 64  # of a call; also the dimensions of a tensor
 
 # What decoding a damaged stream can raise.
 DAMAGE = (
@@ -55,29 +24,8 @@ DAMAGE = (
 )  # fmt: skip
 
 
-class RefusedError(ValueError):
-    """The stream names something that no checkpoint needs. The text is that name."""
-
-
-class Name:
-    """A module's attribute, as text."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, module: str, name: str) -> None:
-        self.text = f"{_PYTHON_2.get(module, module)}.{name}"
-
-    def check(self) -> None:
-        """Raise RefusedError for a part of the standard library that is not known as harmless."""
-        top = self.text.partition(".")[0]
-        if top in sys.stdlib_module_names and self.text not in _HARMLESS:
-            raise RefusedError(self.text)
-
-    def check_call(self) -> None:
-        """Raise RefusedError for a function that is not known; a class has a capital letter."""
-        last = self.text.rpartition(".")[2].lstrip("_")
-        if not (last[:1].isupper() or self.text in _HARMLESS or self.text in _FUNCTIONS):
-            raise RefusedError(self.text)
+class TooLongError(ValueError):
+    """The stream goes on for longer than that of any checkpoint."""
 
 
 class Inert:
@@ -87,15 +35,12 @@ class Inert:
 
     def __init__(self, kind: str, args: tuple = ()) -> None:
         self.kind, self.args = kind, args
-        self.items: list = []
-        self.entries: dict = {}
+        self.items: list | None = None  # None: never given any
+        self.entries: dict | None = None
         self.state: Any = None
 
 
-class _Mark:
-    pass
-
-
+_MARK = object()  # between what is below and the parts of the next container
 Constructors = Mapping[str, Callable[..., Any]]
 
 
@@ -110,12 +55,14 @@ def read_pickle(
 
     Raises:
         RefusedError: a name that no checkpoint needs.
+        TooLongError: more than MAX_OPERATIONS.
         One of DAMAGE: the stream is not a whole pickle.
     """
     machine = _Machine(constructors, persistent)
-    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+    source = SimpleNamespace(read=stream.read, readline=stream.readline)  # no tell: it is slow
+    for count, (operation, argument, _) in enumerate(pickletools.genops(source)):
         if count > MAX_OPERATIONS:
-            raise pickle.UnpicklingError(f"more than {MAX_OPERATIONS} operations")
+            raise TooLongError(f"a pickle of more than {MAX_OPERATIONS} operations is not read")
         if operation.name == "STOP":
             return machine.stack.pop()
         machine.step(operation.name, argument)
@@ -135,16 +82,15 @@ class _Machine:
             self.stack.append(argument)
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
+        elif name in _METHODS:
+            _METHODS[name](self, argument)
         else:
-            getattr(self, f"_{name.lower()}")(argument)
-
-    def __getattr__(self, name: str):
-        raise pickle.UnpicklingError(f"operation {name} is not known")
+            raise pickle.UnpicklingError(f"operation {name} is not known")
 
     def _pop_mark(self, _: Any = None) -> list:
         """The values above the last mark, which goes too."""
         for index in range(len(self.stack) - 1, -1, -1):
-            if isinstance(self.stack[index], _Mark):
+            if self.stack[index] is _MARK:
                 values = self.stack[index + 1 :]
                 del self.stack[index:]
                 return values
@@ -153,7 +99,7 @@ class _Machine:
     # the stack itself
 
     def _mark(self, _: Any) -> None:
-        self.stack.append(_Mark())
+        self.stack.append(_MARK)
 
     def _pop(self, _: Any) -> None:
         self.stack.pop()
@@ -162,11 +108,15 @@ class _Machine:
         self.stack.append(self.stack[-1])
 
     def _proto(self, _: Any) -> None:
-        """Also FRAME: nothing to do."""
+        pass
 
-    _frame = _proto
+    def _frame(self, length: int) -> None:
+        if length >> 40:
+            raise pickle.UnpicklingError("a frame longer than any file")
 
     def _put(self, index: int) -> None:
+        if not 0 <= index < 1 << 32:  # larger ones could be made to collide as keys
+            raise pickle.UnpicklingError("a memo of endless size")
         self.memo[index] = self.stack[-1]
 
     _binput = _long_binput = _put
@@ -233,6 +183,7 @@ class _Machine:
     @staticmethod
     def _add(target: Any, values: list) -> None:
         if isinstance(target, Inert):
+            target.items = [] if target.items is None else target.items
             target = target.items
         if type(target) is not list:
             raise pickle.UnpicklingError(f"items for a {type(target).__name__}")
@@ -241,6 +192,7 @@ class _Machine:
     @staticmethod
     def _set(target: Any, values: list) -> None:
         if isinstance(target, Inert):
+            target.entries = {} if target.entries is None else target.entries
             target = target.entries
         if type(target) is not dict or len(values) % 2:
             raise pickle.UnpicklingError(f"entries for a {type(target).__name__}")
@@ -302,6 +254,8 @@ class _Machine:
         if not isinstance(kind, Name) or type(arguments) is not tuple:
             raise pickle.UnpicklingError("an object without a class")
         if kind.text in self.constructors:
+            if len(arguments) > MAX_ARGUMENTS:
+                raise pickle.UnpicklingError(f"{len(arguments)} arguments")
             return self.constructors[kind.text](*arguments)
         return Inert(kind.text, arguments)
 
@@ -312,6 +266,8 @@ class _Machine:
             raise pickle.UnpicklingError("a call of something that is not a name")
         name = function.text
         if name in ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__"):
+            if len(arguments) > MAX_ARGUMENTS:
+                raise pickle.UnpicklingError(f"{len(arguments)} arguments")
             return self._new(arguments[0], arguments[1:])
         if name == "builtins.getattr":  # a method of an unknown class is as inert as the class
             owner = arguments[0]
@@ -323,17 +279,25 @@ class _Machine:
 
 
 def _key(key: Any) -> Any:
-    """A key whose hash is cheap whatever the stream says; another object's entry gets its own."""
-    flat = key if isinstance(key, tuple) else (key,)
-    if all(isinstance(part, _SIMPLE) for part in flat):
-        return key
+    """A key whose hash and comparison are cheap whatever the stream says.
+
+    Tuples, long texts and large integers can be made slow to hash, or to collide: such a key, like
+    an object, counts as one of its own.
+    """
     if isinstance(key, Name):
         return key.text
-    if isinstance(key, Inert):
+    if isinstance(key, (str, bytes)) and len(key) <= MAX_TEXT:
         return key
-    raise pickle.UnpicklingError("a key that is not plain")
+    if isinstance(key, int) and key.bit_length() <= 64:
+        return key
+    return key if key is None or isinstance(key, (float, Inert)) else Inert("key")
 
 
+_METHODS: dict[str, Callable[[_Machine, Any], None]] = {
+    operation.name: getattr(_Machine, f"_{operation.name.lower()}")
+    for operation in pickletools.opcodes
+    if hasattr(_Machine, f"_{operation.name.lower()}")
+}
 _PUSHED = frozenset(
     """
     INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES

@@ -5,7 +5,6 @@ them), and .safetensors.
 """
 
 import io
-import json
 import pickle
 import struct
 import zipfile
@@ -17,7 +16,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from models.weights.pickles import DAMAGE, Inert, RefusedError, read_pickle
+from models.weights.names import MAX_TEXT, RefusedError
+from models.weights.pickles import DAMAGE, Inert, TooLongError, read_pickle
+from models.weights.rules import one_line
 from models.weights.stored import (
     ARRAY_CONSTRUCTORS,
     TENSOR_CONSTRUCTORS,
@@ -29,6 +30,8 @@ from models.weights.stored import (
 
 ACCEPTED = "a torch checkpoint (.pt, .pth, .pth.tar), a Paddle .pdparams file or .safetensors"
 MAX_BYTES = 8 << 30  # of a file, and of all that it unpacks to
+
+MAX_TENSORS = 20_000  # the largest networks have some 2,000
 
 # Where the weights may lie inside a training checkpoint, in order of preference.
 WRAPPERS = (
@@ -43,6 +46,9 @@ _DAMAGE = (*DAMAGE, OSError, RuntimeError, zipfile.BadZipFile, struct.error)
 _STORED = (Tensor, StoredTensor, StoredArray)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_TORCH = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
+_MAX_DIRECTORY = 4 << 20  # bytes of a zip's list of entries, some 100 each
+_MAX_DEPTH = 4  # wrappers around the state dict
+_OLD_PICKLES = (b"(dp", b"}q", b"ccollections\n")  # a dict by protocol 0 or 1
 _PADDLE_NAMES = "StructuredToParameterName@@"
 _PADDLE_SPLIT = "UnpackBigParamInfor@@"
 
@@ -70,6 +76,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a directory; expected {ACCEPTED}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe; expected {ACCEPTED}")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected {ACCEPTED}")
     size = path.stat().st_size
@@ -82,13 +90,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             return _find_weights(*_read(stream, size))
     except RefusedError as error:
         raise ValueError(
-            f"{path} is a pickle that calls {_short(error)}, which is not loaded because reading "
+            f"{path} is a pickle that calls {one_line(error)}, which is not loaded because reading "
             "it would run code; save the state dict alone"
         ) from None
     except _FormatError as error:
         raise ValueError(f"{path} {error}") from None
-    except NotNumbersError as error:
-        raise ValueError(f"{path}: {_short(error)}") from None
+    except (NotNumbersError, TooLongError) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from None
+    except PermissionError:
+        raise
     except _DAMAGE as error:
         raise ValueError(
             f"{path} ({size} bytes) is damaged or cut off; expected {ACCEPTED}"
@@ -102,15 +112,29 @@ def _read(stream: BinaryIO, size: int) -> tuple[Any, Any]:
     if start.startswith(b"PK\x03\x04"):
         return _read_zip(stream, size)
     if _LEGACY_TORCH in start:
-        return _read_legacy(stream)
-    if start.startswith(b"\x80"):
+        return _read_legacy(stream, size)
+    if start.startswith((b"\x80", *_OLD_PICKLES)):
         return read_pickle(stream, ARRAY_CONSTRUCTORS), None
     if size > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= size - 8:
         return _read_safetensors(stream), None
     raise _FormatError(f"({size} bytes) is not a checkpoint; expected {ACCEPTED}")
 
 
+def _directory_bytes(stream: BinaryIO, size: int) -> int:
+    """Length of a zip's list of entries, as its end states it."""
+    stream.seek(max(0, size - (1 << 16) - 100))
+    tail = stream.read()
+    end = tail.rfind(b"PK\x05\x06")
+    length = struct.unpack_from("<I", tail, end + 12)[0] if end >= 0 else 0
+    if end >= 76 and tail[end - 76 : end - 72] == b"PK\x06\x06":  # zip64
+        length = struct.unpack_from("<Q", tail, end - 36)[0]
+    return length
+
+
 def _read_zip(stream: BinaryIO, size: int):
+    listed = _directory_bytes(stream, size)
+    if listed > _MAX_DIRECTORY:
+        raise _FormatError(f"is a zip with a list of entries of {listed} bytes; no checkpoint")
     archive = zipfile.ZipFile(stream)
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -137,7 +161,7 @@ def _read_zip(stream: BinaryIO, size: int):
     return content, lambda key: archive.read(f"{folder}/data/{key}")
 
 
-def _read_legacy(stream: BinaryIO):
+def _read_legacy(stream: BinaryIO, size: int):
     if read_pickle(stream, {}) != _LEGACY_MAGIC:
         raise pickle.UnpicklingError("no magic number")
     for _ in range(2):  # protocol version, byte order and word sizes
@@ -145,18 +169,23 @@ def _read_legacy(stream: BinaryIO):
     storages: dict[str, int] = {}
 
     def persistent(key: Any):
+        if type(key) is tuple and key[:1] == ("module",):  # a class, with its source text
+            return key[1]
         storage = storage_of(key)
         storages[storage.key] = storage.item_size
         return storage
 
     content = read_pickle(stream, TENSOR_CONSTRUCTORS, persistent)
     places: dict[str, tuple[int, int]] = {}
-    for key in read_pickle(stream, {}):
+    keys = read_pickle(stream, {})
+    if type(keys) is not list or not all(isinstance(key, str) for key in keys):
+        raise pickle.UnpicklingError("no list of storages")
+    for key in keys:
         (count,) = struct.unpack("<q", stream.read(8))
         places[key] = stream.tell(), count * storages[key]
-        if count < 0:
-            raise pickle.UnpicklingError("a storage of negative size")
-        stream.seek(count * storages[key], io.SEEK_CUR)
+        if count < 0 or sum(places[key]) > size:
+            raise pickle.UnpicklingError("a storage of impossible size")
+        stream.seek(sum(places[key]))
 
     def storage_bytes(key: str) -> bytes:
         start, length = places[key]
@@ -167,36 +196,45 @@ def _read_legacy(stream: BinaryIO):
 
 
 def _read_safetensors(stream: BinaryIO) -> dict[str, Tensor]:
+    """Checked by its header before the rest is read."""
     try:
-        return safetensors.torch.load(stream.read())
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        return safetensors.torch.load_file(stream.name)
+    except safetensors.SafetensorError as error:
         raise pickle.UnpicklingError(str(error)) from error
 
 
 def _find_weights(content: Any, storage_bytes: Any) -> Checkpoint:
     """Find the state dict: the file's own content, or an entry that training scripts name so."""
     facts: dict[str, Any] = {}
-    content = _as_dict(content)
-    while (
-        inner := next((k for k in WRAPPERS if _holds_tensors(content.get(k))), None)
-    ) is not None:
+    content, scanned = _as_dict(content), {}
+    for _ in range(_MAX_DEPTH):  # no more: an entry may hold itself
+        inner = next((k for k in WRAPPERS if _holds_tensors(content.get(k), scanned)), None)
+        if inner is None:
+            break
         facts |= {k: v for k, v in content.items() if k in FACTS and isinstance(v, FACTS[k])}
         content = _as_dict(content[inner])
     stored = {k: v for k, v in content.items() if isinstance(v, _STORED)}
     if not stored or not all(isinstance(key, str) for key in stored):
-        found = ", ".join(sorted(_short(k) for k in content if isinstance(k, str))[:6])
+        found = ", ".join(sorted(one_line(k) for k in content if isinstance(k, str))[:6])
         raise _FormatError(
             f"holds no weights (found: {found or 'nothing'}); expected a state dict of named "
             f"tensors, bare or as one of {', '.join(WRAPPERS)}"
+        )
+    if len(stored) > MAX_TENSORS or max(map(len, stored)) > MAX_TEXT:
+        raise _FormatError(
+            f"holds {len(stored)} tensors with names of up to {max(map(len, stored))} characters; "
+            f"at most {MAX_TENSORS} of {MAX_TEXT} are read"
         )
     if _PADDLE_SPLIT in content:
         raise _FormatError(
             "holds parameters split over several entries; save it again with pickle protocol 4"
         )
-    ignored = {_short(k): "not a tensor" for k in content if isinstance(k, str) and k not in stored}
+    ignored = {
+        one_line(k): "not a tensor" for k in content if isinstance(k, str) and k not in stored
+    }
     if _PADDLE_NAMES in ignored:
         ignored[_PADDLE_NAMES] = "Paddle's internal names"
-    buffers: dict[str, Tensor] = {}
+    buffers: dict[Any, Tensor] = {}
     tensors = {
         key: value if isinstance(value, Tensor) else value.tensor(key, storage_bytes, buffers)
         for key, value in stored.items()
@@ -204,15 +242,20 @@ def _find_weights(content: Any, storage_bytes: Any) -> Checkpoint:
     return Checkpoint(tensors, ignored, facts)
 
 
-def _holds_tensors(value: Any, depth: int = 3) -> bool:
-    """Whether `value` is a dict with tensors in it, or in an entry that training scripts name."""
+def _holds_tensors(value: Any, scanned: dict[int, bool], depth: int = _MAX_DEPTH) -> bool:
+    """Whether `value` is a dict with tensors in it, or in an entry that training scripts name.
+
+    scanned: what is known of the dicts that have been looked through, by their id.
+    """
     if isinstance(value, Inert):
         value = value.entries
     if not isinstance(value, Mapping) or depth == 0:
         return False
-    if any(isinstance(v, _STORED) for v in value.values()):
-        return True
-    return any(_holds_tensors(value.get(key), depth - 1) for key in WRAPPERS)
+    if id(value) not in scanned:
+        scanned[id(value)] = any(isinstance(v, _STORED) for v in value.values())
+    return scanned[id(value)] or any(
+        _holds_tensors(value.get(key), scanned, depth - 1) for key in WRAPPERS
+    )
 
 
 def _as_dict(value: Any) -> dict:
@@ -221,17 +264,11 @@ def _as_dict(value: Any) -> dict:
         if value.entries:
             return value.entries
         raise _FormatError(
-            f"holds an object of {_short(value.kind)}, not a state dict of named tensors; save its "
-            "state dict alone"
+            f"holds an object of {one_line(value.kind)}, not a state dict of named tensors; save "
+            "its state dict alone"
         )
     if not isinstance(value, Mapping):
         raise _FormatError(
             f"holds a pickled {type(value).__name__}, not a state dict of named tensors"
         )
     return dict(value)
-
-
-def _short(value: Any) -> str:
-    """Text out of a file, fit for one line."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."

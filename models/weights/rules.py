@@ -5,6 +5,7 @@ the first rule whose parent matches the path and which knows the rest renames it
 renamed twice, so tables may be read rule by rule.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,12 @@ PADDLE_LEAVES = {
 }
 
 
+@functools.cache
+def _pattern(parent: str) -> re.Pattern[str]:
+    """Matches a path below `parent`."""
+    return re.compile(rf"(?:{parent})\.(?P<child>.+)" if parent else "(?P<child>.+)")
+
+
 @dataclass(frozen=True)
 class Rule:
     r"""`parent` (regular expression, "" for the top) becomes `target` (may use \1), and the path
@@ -31,9 +38,7 @@ class Rule:
     children: Mapping[str, str]
 
     def rename(self, path: str) -> str | None:
-        match = re.fullmatch(
-            rf"(?:{self.parent})\.(?P<child>.+)" if self.parent else "(?P<child>.+)", path
-        )
+        match = _pattern(self.parent).fullmatch(path)
         if match is None or match["child"] not in self.children:
             return None
         parts = (match.expand(self.target), self.children[match["child"]])
@@ -101,22 +106,51 @@ class Dialect:
 
 @dataclass(frozen=True)
 class OwnNames:
-    """The dialect of a model's own keys, which stay as they are."""
+    """The dialect of a model's own keys, which stay as they are but for a prefix.
+
+    theirs, ours: what stands before the names in the file and in the model.
+    drops, fills: as in `Dialect`.
+    """
 
     keys: frozenset[str]
     name: str = "this project's"
+    theirs: str = ""
+    ours: str = ""
+    drops: Mapping[str, str] = field(default_factory=dict)
+    fills: Mapping[str, Fill] = field(default_factory=dict)
 
     def rename(self, key: str) -> str | None:
-        return key if key in self.keys else None
+        target = self.ours + key.removeprefix(self.theirs)
+        return target if key.startswith(self.theirs) and target in self.keys else None
 
     def is_spoken(self, keys: Iterable[str]) -> bool:
         return True
 
     def dropped(self, key: str) -> str | None:
-        return None
+        return _first_match(self.drops, key)
 
     def filled(self, target: str) -> Fill | None:
-        return None
+        return _first_match(self.fills, target)
+
+
+def own_names(keys: Iterable[str], *, is_backbone: bool) -> tuple[OwnNames, ...]:
+    """A model's own names, and those of its backbone alone or of the network around it."""
+    keys = frozenset(keys)
+    own = (OwnNames(keys),)
+    if is_backbone:
+        drops = {r"(?!backbone\.).*": "not part of the backbone"}
+        return (*own, OwnNames(keys, theirs="backbone.", drops=drops))
+    if any(key.startswith("backbone.") for key in keys):
+        fills = {r"(?!backbone\.).*": Fill(None, "not in backbone files")}
+        return (*own, OwnNames(keys, ours="backbone.", fills=fills))
+    return own
+
+
+def one_line(value: object) -> str:
+    """Text out of a file, fit for one line of a message."""
+    text = str(value)[:400]
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _first_match(table: Mapping[str, _Value], key: str) -> _Value | None:

@@ -1,5 +1,6 @@
 """Tensors and arrays as pickles describe them, and how they become tensors when asked for."""
 
+import math
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,18 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.weights.pickles import Inert, Name, RefusedError
+from models.weights.names import Name, RefusedError
+from models.weights.pickles import MAX_ARGUMENTS, Inert
 
 _STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,
     "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16,
     "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
 }  # fmt: skip
+_MAX_EXPANDED = 1 << 24  # numbers of a tensor that repeats those of its storage
+_DTYPES = {str(dtype): dtype for dtype in _STORAGES.values()}
 _ARRAY_KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 
 
 class NotNumbersError(ValueError):
     """A weight is stored as something that is not numbers in memory."""
+
+
+def _is_shape(numbers: Any) -> bool:
+    """Whether these are a few integers that are not negative."""
+    return (
+        type(numbers) in (tuple, list)
+        and len(numbers) <= MAX_ARGUMENTS
+        and all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+    )
 
 
 class StoredStorage:
@@ -42,6 +55,8 @@ def storage_of(key: Any) -> StoredStorage:
     text = kind.text.rpartition(".")[2] if isinstance(kind, Name) else ""
     if not isinstance(name, str) or not text.endswith("Storage"):
         raise pickle.UnpicklingError("a storage without a key")
+    if len(key) > 5 and key[5] is not None:
+        raise pickle.UnpicklingError("a view of another storage")
     return StoredStorage(name, _STORAGES.get(text.removesuffix("Storage")), key[4])
 
 
@@ -52,19 +67,22 @@ class StoredTensor(Inert):
 
     def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> None:
         super().__init__("torch.Tensor")
-        shape = (offset, *size, *stride)
-        if not isinstance(storage, StoredStorage) or len(size) != len(stride):
+        if not isinstance(storage, StoredStorage):
             raise pickle.UnpicklingError("a tensor without a storage")
-        if not all(type(n) is int and n >= 0 for n in shape):
-            raise pickle.UnpicklingError("a tensor of negative size")
+        if not _is_shape(size) or not _is_shape(stride) or not _is_shape((offset,)):
+            raise pickle.UnpicklingError("a tensor of impossible size")
+        if len(size) != len(stride):
+            raise pickle.UnpicklingError("a tensor without strides")
         self.storage, self.offset, self.dtype = storage, offset, dtype
         self.size, self.stride = tuple(size), tuple(stride)
 
-    def tensor(self, key: str, read: Callable[[str], bytes], buffers: dict[str, Tensor]) -> Tensor:
+    def tensor(self, key: str, read: Callable[[str], bytes], buffers: dict[Any, Tensor]) -> Tensor:
         """The tensor. `buffers` keeps what has been read, for tensors that share a storage."""
         storage, dtype = self.storage, self.dtype or self.storage.dtype
         if dtype is None:
             raise NotNumbersError(f"{key} is stored in a type that is not read")
+        if isinstance(dtype, str):
+            raise NotNumbersError(f"{key} is stored as {dtype}, which is not read")
         if 0 in self.size:
             return torch.empty(self.size, dtype=dtype)
         if storage.key not in buffers:
@@ -73,6 +91,8 @@ class StoredTensor(Inert):
         last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
         if (last + 1) * dtype.itemsize > len(flat):
             raise pickle.UnpicklingError(f"{key} reaches beyond its storage")
+        if math.prod(self.size) > max(len(flat), _MAX_EXPANDED):
+            raise pickle.UnpicklingError(f"{key} claims more numbers than its storage has")
         flat = flat[: len(flat) // dtype.itemsize * dtype.itemsize].view(dtype)
         return flat.as_strided(self.size, self.stride, self.offset)
 
@@ -85,21 +105,26 @@ class StoredArray(Inert):
     def __init__(self, *_: Any) -> None:
         super().__init__("numpy.ndarray")
 
-    def tensor(self, key: str, *_: Any) -> Tensor:
+    def tensor(self, key: str, _: Any, buffers: dict[Any, Tensor]) -> Tensor:
         """The array as a tensor of this machine's byte order."""
         state = self.state if type(self.state) is tuple else ()
         _, shape, dtype, fortran, raw = state if len(state) == 5 else (None,) * 5
-        if isinstance(raw, str):  # written by Python 2
-            raw = raw.encode("latin1")
-        if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, Inert):
+        if not isinstance(raw, (bytes, bytearray, str)) or not isinstance(dtype, Inert):
             raise NotNumbersError(f"{key} is an array without raw bytes")
-        code = dtype.args[0] if dtype.args else ""
+        if not _is_shape(shape):
+            raise pickle.UnpicklingError("an array of impossible size")
+        code = dtype.args[0] if dtype.args and isinstance(dtype.args[0], str) else "objects"
         order = dtype.state[1] if type(dtype.state) is tuple else "="
         if code not in _ARRAY_KINDS or order not in ("<", ">", "|", "="):
-            raise NotNumbersError(f"{key} is an array of {code!r}, which are not numbers")
-        array = np.frombuffer(raw, np.dtype(order + code))
-        array = array.reshape(shape, order="F" if fortran else "C")
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+            raise NotNumbersError(f"{key} is an array of {code}, which are not numbers")
+        known = (id(raw), order, code)  # arrays that share their bytes do so in memory, too
+        if known not in buffers:
+            content = raw.encode("latin1") if isinstance(raw, str) else raw
+            array = np.frombuffer(content, np.dtype(order + code))
+            buffers[known] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        if fortran:
+            return buffers[known].reshape(shape[::-1]).permute(*range(len(shape))[::-1])
+        return buffers[known].reshape(shape)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
@@ -108,11 +133,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Store
 
 def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StoredTensor:
     """Of an untyped storage; requires_grad, hooks, dtype."""
-    kind = rest[2].text if len(rest) > 2 and isinstance(rest[2], Name) else ""
-    dtype = getattr(torch, kind.removeprefix("torch."), None) if "." in kind else None
-    if not isinstance(dtype, torch.dtype):
-        raise pickle.UnpicklingError("a tensor of an unknown type")
-    return StoredTensor(storage, offset, size, stride, dtype)
+    kind = rest[2].text if len(rest) > 2 and isinstance(rest[2], Name) else "no type"
+    return StoredTensor(storage, offset, size, stride, _DTYPES.get(kind, kind))
 
 
 def _parameter(data: Any, *_: Any) -> Any:
@@ -124,6 +146,8 @@ def _from_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     name = function.text if isinstance(function, Name) else ""
     if name not in TENSOR_CONSTRUCTORS or name.endswith("_rebuild_from_type_v2"):
         raise RefusedError(name or "an object")
+    if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+        raise pickle.UnpicklingError("a tensor without arguments")
     return TENSOR_CONSTRUCTORS[name](*arguments)
 
 
@@ -143,13 +167,15 @@ def _table(items: Any = (), *_: Any) -> dict:
         return {}
     if not all(type(pair) in (list, tuple) and isinstance(pair[0], str) for pair in items):
         raise pickle.UnpicklingError("an OrderedDict of other things than named values")
-    return {pair[0]: pair[1] for pair in items}
+    pairs, items[:] = items[:], []  # used up: a list that comes twice must not fill two tables
+    return {pair[0]: pair[1] for pair in pairs}
 
 
-def _encode(text: Any = "", encoding: Any = "latin1", *_: Any) -> bytes:
+def _encode(text: Any = "", encoding: Any = "latin1", *_: Any) -> str:
+    """Bytes, kept as the text that stands for them, so that using it twice takes no memory."""
     if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
         raise pickle.UnpicklingError("bytes in another encoding than latin1")
-    return text.encode("latin1")
+    return text
 
 
 ARRAY_CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
