@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from datasets import EvalTransform, Normalize, Sample, TrainTransform, check_crop, label_boundary
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, _hue, _span, distort_color
+from datasets.color import _turn_hue, distort_color
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, _span
 
 RNG = np.random.default_rng
 
@@ -205,10 +206,10 @@ def test_every_second_sample_or_so_keeps_each_property():
 def test_hue_turns_by_at_most_18_steps_and_comes_back():
     image = np.full((2, 2, 3), (200, 40, 40), np.uint8)
     hues = [
-        int(cv2.cvtColor(_hue(image, amount), cv2.COLOR_RGB2HSV_FULL)[0, 0, 0])
+        int(cv2.cvtColor(_turn_hue(image, round(18 * amount)), cv2.COLOR_RGB2HSV_FULL)[0, 0, 0])
         for amount in (-1, 0, 1)
     ]
     assert np.abs(np.subtract(hues, [256 - 18, 0, 18])).max() <= 1
     noise = RNG(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
-    error = np.abs(_hue(noise, 0.0).astype(int) - noise)
+    error = np.abs(_turn_hue(noise, 0).astype(int) - noise)
     assert error.max() <= 10 and error.mean() < 1.5
