@@ -3,8 +3,10 @@
 import difflib
 
 from datasets.boundary import label_boundary
+from datasets.cache import make_cache
 from datasets.camvid import CAMVID, SYNTHETIC
 from datasets.cityscapes import CITYSCAPES
+from datasets.device import DeviceLoader
 from datasets.files import read_image, read_list
 from datasets.loading import collate, make_loader
 from datasets.meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
@@ -16,6 +18,7 @@ __all__ = [
     "ColorEncoding",
     "DataError",
     "DatasetMeta",
+    "DeviceLoader",
     "Draw",
     "EpochBatchSampler",
     "EvalTransform",
@@ -30,6 +33,7 @@ __all__ = [
     "get_meta",
     "label_boundary",
     "list_datasets",
+    "make_cache",
     "make_loader",
     "quick_check",
     "read_image",

@@ -54,6 +54,7 @@ class Normalize:
     def __init__(
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> None:
+        self.mean, self.std = tuple(mean), tuple(std)
         values = np.arange(256) / 255
         self.tables = [
             ((values - m) / s).astype(np.float32) for m, s in zip(mean, std, strict=True)
