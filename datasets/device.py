@@ -119,6 +119,11 @@ class ResidentScenes:
             raise DataError(f"no image can be read, the first: {scenes.problems[0]}")
         return scenes
 
+    @property
+    def bytes(self) -> int:
+        """What the scenes take on the device."""
+        return sum(part.nbytes for part in self.pixels if part is not None)
+
     def plan(self, draws: Sequence[Draw]) -> dict[str, Any]:
         """Where the samples of a batch lie, and what happens to them."""
         names, sizes, skipped, augmentations, places = [], [], [], [], []
