@@ -189,41 +189,45 @@ class DiskCache(SceneCache):
     def put(self, source: Source, scene: Sample) -> bool:
         """See SceneCache."""
         path, size = self._path(source), self.HEADER.size + _bytes_of(scene)
+        temporary = None
         try:
             with self._usage() as usage:
-                replaced = path.stat().st_size if path.is_file() else 0
-                if usage[0] + size - replaced > self.capacity:
+                if usage[0] + size - _size_of(path) > self.capacity:
                     return False
-                usage[0] += size - replaced
+            temporary = self._write(source, scene)
+            with self._usage() as usage:
+                grown = size - _size_of(path)  # another process may have stored it meanwhile
+                if usage[0] + grown > self.capacity:
+                    return False
+                os.replace(temporary, path)
+                usage[0] += grown
+            return True
         except OSError:
             return False
-        try:
-            self._write(path, source, scene)
-        except OSError:
-            with contextlib.suppress(OSError), self._usage() as usage:
-                usage[0] -= size - replaced
-            return False
-        return True
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
 
     def usage(self) -> tuple[int, int]:
         """See SceneCache; everything in the folder is counted."""
         return self._scan()
 
-    def _write(self, path: Path, source: Source, scene: Sample) -> None:
+    def _write(self, source: Source, scene: Sample) -> Path:
+        """A file that holds the scene, on disk, under a name that no reader looks for."""
         height, width = scene.image.shape[:2]
-        labelled = scene.label is not None
+        header = (self.MAGIC, source.stamp, height, width, scene.label is not None)
         handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(self.HEADER.pack(self.MAGIC, source.stamp, height, width, labelled))
+                stream.write(self.HEADER.pack(*header))
                 for array in _arrays(scene):
                     stream.write(array.data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            os.unlink(temporary)
             raise
+        return Path(temporary)
 
     def _path(self, source: Source) -> Path:
         name = hashlib.blake2b(source.identity.encode(), digest_size=16).hexdigest()
@@ -264,6 +268,10 @@ def free_memory() -> float:
         return 1024.0 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
     except (OSError, StopIteration, IndexError, ValueError):
         return float("inf")
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _age(entry: os.DirEntry) -> float:
