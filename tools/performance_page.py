@@ -90,9 +90,11 @@ def _section(record: dict[str, Any], ways: Sequence[str], steps: Sequence[str]) 
     device = record["device"]
     if device:
         rate = statistics.median(device["images_per_second"])
+        on_cpu = device["device"] == facts["device"]
         lines += [
             "",
             f"`TRAIN.AUGMENT_ON device`, all images resident ({device['resident_bytes'] / 1e9:.2f} "
             f"GB), batches of {device['batch']} on {device['device']}: {rate:.1f} images/s.",
+            *(["That is a CPU, where this path only shows that it is right."] if on_cpu else []),
         ]
     return "\n".join(lines) + "\n"
