@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from datasets import DataError, DeviceLoader, EpochBatchSampler, TrainTransform, make_loader
+from datasets import DataError, DeviceLoader, Draw, EpochBatchSampler, TrainTransform, make_loader
 from datasets.color import OPERATIONS, ColorChange, recolor
+from datasets.device import SourceWindows, join_windows
 from datasets.render import Pixels, Renderer, pack
 from datasets.transforms import Augmentation, Sample
 
@@ -145,6 +147,22 @@ def test_workers_and_residence_do_not_change_a_batch(scenes):
             assert one["name"] == two["name"]
             for key in ("image", "label", "boundary"):
                 assert torch.equal(one[key], two[key])
+
+
+def test_streamed_batches_can_be_pinned(scenes, monkeypatch):
+    """What the pinning thread does to a batch, with a copy in place of page-locked memory."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor.clone())
+    dataset = scenes(transform=transform(color=True))
+    items = [SourceWindows(dataset)[Draw(index, 4)] for index in range(3)]
+    batch = join_windows(items)
+    pinned = pin_memory(batch)
+    rendered = [
+        Renderer(dataset.transform, CPU)(Pixels(b.pop("packed"), b.pop("edge")), b)
+        for b in (dict(batch), pinned)
+    ]
+    assert pinned["augmentation"] == batch["augmentation"]
+    assert isinstance(pinned["augmentation"][0], Augmentation)
+    assert torch.equal(rendered[0]["image"], rendered[1]["image"])
 
 
 def test_an_interrupted_epoch_goes_on(scenes):
