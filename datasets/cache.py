@@ -67,7 +67,13 @@ def make_cache(kind: str, length: int, limit: float, folder: str | Path) -> "Sce
     if kind == "ram":
         return MemoryCache(length, limit)
     if kind == "disk":
-        return DiskCache(folder, limit)
+        try:
+            return DiskCache(folder, limit)
+        except OSError as error:
+            raise OSError(
+                f"DATASET.CACHE_DIR {folder} cannot be used ({error.strerror}); it must be a "
+                "folder that can be written"
+            ) from None
     raise ValueError(f"DATASET.CACHE is {kind!r}; accepted: none, ram, disk")
 
 

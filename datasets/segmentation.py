@@ -129,7 +129,7 @@ class EntryList(Sequence):
     """The entries of a list as one block of bytes.
 
     A list of tuples would be copied page by page into every loader process, by nothing but the
-    counting of references: with 100,000 entries some 40 MB in each.
+    counting of references.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -147,7 +147,7 @@ class EntryList(Sequence):
             raise IndexError(f"entry {index} of {len(self)}")
         index %= len(self)
         text = self._text[self._ends[index] : self._ends[index + 1]].tobytes().decode()
-        image, label = text.split("\0")
+        image, _, label = text.partition("\0")
         return Entry(image, label if self._labelled else None, int(self._lines[index]))
 
 

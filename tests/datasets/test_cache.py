@@ -46,6 +46,15 @@ def test_no_cache_and_unknown_caches(tmp_path):
         make_cache("tape", 9, 1, tmp_path)
 
 
+def test_a_folder_that_is_none_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    words = (
+        rf"DATASET.CACHE_DIR {tmp_path}/file cannot be used \(File exists\); it must be a folder"
+    )
+    with pytest.raises(OSError, match=words):
+        make_cache("disk", 9, 1, tmp_path / "file")
+
+
 def test_what_is_stored_comes_back_and_cannot_be_changed(cache):
     assert cache.get(source(3)) is None
     for index, more in ((3, {}), (4, {"height": 7, "width": 5}), (5, {"labelled": False})):
