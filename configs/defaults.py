@@ -22,6 +22,10 @@ def defaults() -> CfgNode:
     c.DATASET.TEST_SET = "list/cityscapes/val.lst"  # evaluated; synthetic: "first:last"
     c.DATASET.LABELS = ""  # how label files spell classes; "" is the dataset's published encoding
     c.DATASET.SIZE = (480, 360)  # synthetic only: width, height of the drawn scenes
+    c.DATASET.CACHE = "none"  # decoded training images kept: none | ram | disk
+    c.DATASET.CACHE_GB = 16.0  # its limit and that of AUGMENT_ON device, 10^9 bytes (ram: each GPU)
+    c.DATASET.CACHE_DIR = ""  # folder of CACHE disk, outlives the run; "" is OUTPUT_DIR/cache
+    c.DATASET.ON_ERROR = "stop"  # unreadable training image: stop | skip (take another, count it)
     c.DATASET.CLASS_WEIGHTS = True  # weigh classes in the loss where the dataset states weights
 
     c.MODEL = CfgNode()
@@ -60,6 +64,7 @@ def defaults() -> CfgNode:
     c.TRAIN.CHANNELS_LAST = True  # NHWC memory format
     c.TRAIN.SYNC_BN = True  # batch statistics over all processes
     c.TRAIN.EVAL_EVERY = 1  # epochs between evaluations; the last epoch is always evaluated
+    c.TRAIN.AUGMENT_ON = "cpu"  # cpu: in loader processes | device: whole batches where it trains
     c.TRAIN.BASE_SIZE = 0  # pixels of the long side at scale 1; 0 is each image's own
     c.TRAIN.SHORT_SIDE = 0  # pixels of the short side at scale 1, BASE_SIZE bounding the long one
     c.TRAIN.SCALE_RANGE = (0.5, 2.0)  # random scaling, factor of the image size

@@ -177,6 +177,10 @@ def _check(c: CfgNode) -> None:
         size = "" if count is None else f"{count} "
         need(ok, key, value, f"{size}positive numbers ({' or '.join(k.__name__ for k in kinds)})")
 
+    choice("DATASET.CACHE", c.DATASET.CACHE, "none", "ram", "disk")
+    choice("DATASET.ON_ERROR", c.DATASET.ON_ERROR, "stop", "skip")
+    choice("TRAIN.AUGMENT_ON", c.TRAIN.AUGMENT_ON, "cpu", "device")
+    need(c.DATASET.CACHE_GB > 0, "DATASET.CACHE_GB", c.DATASET.CACHE_GB, "above 0")
     choice("LOSS.NAME", c.LOSS.NAME, "ce", "ohem")
     choice("LOSS.AUX_NAME", c.LOSS.AUX_NAME, "ce", "ohem")
     choice("TRAIN.OPTIMIZER", c.TRAIN.OPTIMIZER, "sgd", "adamw")

@@ -4,9 +4,11 @@ import difflib
 
 from datasets.ade20k import ADE20K
 from datasets.boundary import label_boundary
+from datasets.cache import make_cache
 from datasets.camvid import CAMVID, SYNTHETIC
 from datasets.cityscapes import CITYSCAPES
 from datasets.cocostuff import COCOSTUFF10K, COCOSTUFF164K
+from datasets.device import DeviceLoader
 from datasets.files import read_image, read_list
 from datasets.loading import collate, make_loader
 from datasets.meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
@@ -20,6 +22,7 @@ __all__ = [
     "ColorEncoding",
     "DataError",
     "DatasetMeta",
+    "DeviceLoader",
     "Draw",
     "EpochBatchSampler",
     "EvalTransform",
@@ -34,6 +37,7 @@ __all__ = [
     "get_meta",
     "label_boundary",
     "list_datasets",
+    "make_cache",
     "make_loader",
     "quick_check",
     "read_image",

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -75,6 +75,7 @@ def make_loader(
     indices: Sequence[int] | None = None,
     workers: int = 0,
     pin_memory: bool | None = None,
+    collate_items: Callable[[Sequence[Any]], dict[str, Any]] = collate,
 ) -> DataLoader:
     """A DataLoader of dict batches (see `collate`).
 
@@ -86,6 +87,7 @@ def make_loader(
         workers: processes beside this one, no more than there are CPU cores at hand; they stay
             alive between epochs.
         pin_memory: None = when a CUDA device is there.
+        collate_items: items -> batch.
     """
     if workers < 0:
         raise ValueError(f"WORKERS is {workers}; accepted: 0 and above")
@@ -99,7 +101,7 @@ def make_loader(
         dataset,
         **order,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_items,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # its seed draws must not move the generator of the training
         persistent_workers=workers > 0,

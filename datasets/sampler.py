@@ -13,6 +13,11 @@ class Draw(NamedTuple):
     seed: int
 
 
+def substitute(draw: Draw, attempt: int, length: int) -> int:
+    """The index that takes the place of an unreadable one; a function of the draw alone."""
+    return int(np.random.default_rng([draw.seed, attempt]).integers(length))
+
+
 class EpochBatchSampler:
     """Batches of `Draw` for one process of `world_size`; drops the last incomplete batch.
 

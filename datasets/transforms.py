@@ -5,17 +5,16 @@ Randomness comes only from the numpy Generator that is handed in.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from datasets.boundary import label_boundary
+from datasets.color import ColorChange, draw_color, recolor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-COLOR_RANGE = 0.4  # brightness, contrast and saturation are multiplied by 1 +- this
-HUE_RANGE = 18  # of 256 steps around the circle
 
 
 @dataclass
@@ -32,12 +31,30 @@ class Sample:
     boundary: np.ndarray | None = None
 
 
+class Augmentation(NamedTuple):
+    """What happens to one sample: everything that is random about it, drawn beforehand.
+
+    The CPU and the device path both apply one of these, so that they give the same pixels.
+
+    window: (top, left, rows, columns) of the source.
+    size: (rows, columns) that the window is scaled to; the rest of the crop is padding.
+    mirrored: left becomes right.
+    color: colour changes in their order.
+    """
+
+    window: tuple[int, int, int, int]
+    size: tuple[int, int]
+    mirrored: bool
+    color: tuple[ColorChange, ...] = ()
+
+
 class Normalize:
     """(H, W, 3) uint8 RGB -> (3, H, W) float32: (value / 255 - mean) / std."""
 
     def __init__(
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> None:
+        self.mean, self.std = tuple(mean), tuple(std)
         values = np.arange(256) / 255
         self.tables = [
             ((values - m) / s).astype(np.float32) for m, s in zip(mean, std, strict=True)
@@ -112,28 +129,35 @@ class TrainTransform:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Transform one sample; a boundary target that it brings along is not used."""
-        height, width = sample.image.shape[:2]
-        scale = self.draw_factor(rng) * self.base_scale((height, width))
-        rows, out_rows = _span(height, self.crop_size[0], scale)
-        columns, out_columns = _span(width, self.crop_size[1], scale)
-        top = int(rng.integers(height - rows + 1))
-        left = int(rng.integers(width - columns + 1))
-        mirrored = bool(rng.random() < 0.5) and self.flip
-        size = (out_rows, out_columns)
-        window = (slice(top, top + rows), slice(left, left + columns))
+        return self.apply(sample, self.draw(sample.image.shape[:2], rng))
 
-        image = self._fit(sample.image[window], size, cv2.INTER_LINEAR, self.pad_value)
-        label, edge = sample.label, None
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
+        """Everything random about a sample of `size` (height, width)."""
+        scale = self.draw_factor(rng) * self.base_scale(size)
+        rows, out_rows = _span(size[0], self.crop_size[0], scale)
+        columns, out_columns = _span(size[1], self.crop_size[1], scale)
+        top = int(rng.integers(size[0] - rows + 1))
+        left = int(rng.integers(size[1] - columns + 1))
+        mirrored = bool(rng.random() < 0.5) and self.flip
+        return Augmentation(
+            (top, left, rows, columns),
+            (out_rows, out_columns),
+            mirrored,
+            draw_color(rng) if self.color else (),
+        )
+
+    def apply(self, sample: Sample, augmentation: Augmentation) -> Sample:
+        """Carry out what was drawn."""
+        image, label, edge = cut(sample, augmentation.window, self.boundary)
+        size = augmentation.size
+        image = self._fit(image, size, cv2.INTER_LINEAR, self.pad_value)
         if label is not None:
-            if self.boundary:
-                edge = label_boundary(label, (top, left, rows, columns))
-                edge = self._fit(edge, size, cv2.INTER_NEAREST, 0)
-            label = self._fit(label[window], size, cv2.INTER_NEAREST, self.ignore_label)
-        if mirrored:
+            label = self._fit(label, size, cv2.INTER_NEAREST, self.ignore_label)
+        if edge is not None:
+            edge = self._fit(edge, size, cv2.INTER_NEAREST, 0)
+        if augmentation.mirrored:
             image, label, edge = (_mirror(array) for array in (image, label, edge))
-        if self.color:
-            image = distort_color(image, rng)
-        return Sample(self.normalize(image), label, edge)
+        return Sample(self.normalize(recolor(image, augmentation.color)), label, edge)
 
     def draw_factor(self, rng: np.random.Generator) -> float:
         """A random scale factor."""
@@ -253,46 +277,20 @@ def check_crop(transform: TrainTransform, sizes: Iterable[tuple[int, int]]) -> N
     )
 
 
-def distort_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change (H, W, 3) uint8 RGB in brightness, contrast, saturation and hue.
+def cut(
+    sample: Sample, window: tuple[int, int, int, int], boundary: bool
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Image, label and, where asked for, boundary target of a window (top, left, rows, columns).
 
-    Each with probability 0.5, in random order; factors in [0.6, 1.4], hue by up to 18 of 256
-    steps. Brightness scales towards black, contrast towards the mean gray, saturation towards
-    each pixel's own gray.
+    Image and label are views of the source; the boundary target is made from the whole label's
+    part around the window, and equals the same part of the whole label's target.
     """
-    operations = (_brightness, _contrast, _saturation, _hue)
-    for position in rng.permutation(len(operations)):
-        amount = rng.uniform(-1, 1)
-        if rng.random() < 0.5:
-            image = operations[position](image, amount)
-    return image
-
-
-def _brightness(image: np.ndarray, amount: float) -> np.ndarray:
-    return _blend(image, 0.0, 1 + COLOR_RANGE * amount)
-
-
-def _contrast(image: np.ndarray, amount: float) -> np.ndarray:
-    mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
-    return _blend(image, mean, 1 + COLOR_RANGE * amount)
-
-
-def _saturation(image: np.ndarray, amount: float) -> np.ndarray:
-    factor = 1 + COLOR_RANGE * amount
-    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(image, factor, gray, 1 - factor, 0)
-
-
-def _hue(image: np.ndarray, amount: float) -> np.ndarray:
-    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
-    turned = ((np.arange(256) + round(HUE_RANGE * amount)) % 256).astype(np.uint8)
-    hsv = cv2.merge([cv2.LUT(hue, turned), saturation, value])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-
-
-def _blend(image: np.ndarray, center: float, factor: float) -> np.ndarray:
-    values = center + factor * (np.arange(256) - center)
-    return cv2.LUT(image, np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    top, left, rows, columns = window
+    part = (slice(top, top + rows), slice(left, left + columns))
+    if sample.label is None:
+        return sample.image[part], None, None
+    edge = label_boundary(sample.label, window) if boundary else None
+    return sample.image[part], sample.label[part], edge
 
 
 def _mirror(array: np.ndarray | None) -> np.ndarray | None:

@@ -1,17 +1,24 @@
 """From a configuration to objects: the place where configs, datasets, models and utils meet."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import torch
 from manifest import check_digest, where_to_get
 from yacs.config import CfgNode
 
 from datasets import (
     DatasetMeta,
+    DeviceLoader,
+    EpochBatchSampler,
     EvalTransform,
     SceneDataset,
     SegmentationDataset,
     TrainTransform,
     get_meta,
+    make_cache,
+    make_loader,
 )
 from datasets.synthetic import SyntheticScenes
 from models import SegModel, build_model
@@ -21,7 +28,10 @@ from utils.criterion import SegCriterion
 
 
 def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) -> SceneDataset:
-    """The training or the test set of `config`, with the transform that belongs to it."""
+    """The training or the test set of `config`, with the transform that belongs to it.
+
+    Cache and substitutes for unreadable images are for training: a score counts every image.
+    """
     meta = get_meta(config.DATASET.DATASET)
     t = config.TRAIN
     transform = EvalTransform(
@@ -46,16 +56,47 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
     name = config.DATASET[key]
     if meta.name == "synthetic":
         first, last = scene_range(name, f"DATASET.{key}")
-        return SyntheticScenes(
+        dataset = SyntheticScenes(
             first, last, config.DATASET.SIZE[::-1], transform=transform, need_boundary=need_boundary
         )
-    return SegmentationDataset(
-        config.DATASET.ROOT,
-        name,
-        meta,
-        encoding=config.DATASET.LABELS,
-        transform=transform,
-        need_boundary=need_boundary,
+        if config.DATASET.CACHE == "disk":
+            raise ValueError("DATASET.CACHE disk is for files; synthetic scenes can use ram")
+    else:
+        dataset = SegmentationDataset(
+            config.DATASET.ROOT,
+            name,
+            meta,
+            encoding=config.DATASET.LABELS,
+            transform=transform,
+            need_boundary=need_boundary,
+        )
+    dataset.skip_unreadable = train and config.DATASET.ON_ERROR == "skip"
+    return dataset
+
+
+def build_train_loader(
+    config: CfgNode,
+    dataset: SceneDataset,
+    sampler: EpochBatchSampler,
+    device: torch.device,
+    workers: int,
+) -> tuple[Iterable[dict[str, Any]], str]:
+    """The training batches of `config`, and one line about where they come from."""
+    d = config.DATASET
+    folder = d.CACHE_DIR or Path(config.OUTPUT_DIR) / "cache"
+    dataset.cache = make_cache(d.CACHE, len(dataset), d.CACHE_GB, folder)
+    cache = "" if d.CACHE == "none" else f", cache {d.CACHE} of at most {d.CACHE_GB:g} GB"
+    if config.TRAIN.AUGMENT_ON == "cpu":
+        loader = make_loader(dataset, batch_sampler=sampler, workers=workers)
+        return loader, f"augmentation on the CPU, {workers} loader processes{cache}"
+    loader = DeviceLoader(dataset, sampler, device, limit=d.CACHE_GB, workers=workers)
+    if loader.resident is not None:
+        dataset.cache = None  # a second copy would be of no use
+        size = loader.resident.bytes / 1e9
+        return loader, f"augmentation on {device}, all images kept there ({size:.2f} GB)"
+    return loader, (
+        f"augmentation on {device}, which has no room for all images (DATASET.CACHE_GB "
+        f"{d.CACHE_GB:g}); {workers} loader processes{cache}"
     )
 
 

@@ -20,7 +20,13 @@ from typing import Any
 
 import _init_paths
 import torch
-from builders import build_criterion, build_dataset, build_network, load_into
+from builders import (
+    build_criterion,
+    build_dataset,
+    build_network,
+    build_train_loader,
+    load_into,
+)
 from yacs.config import CfgNode
 
 from configs import get_config
@@ -97,7 +103,7 @@ def main() -> int:
         rank=world.rank,
         world_size=world.size,
     )
-    train_loader = make_loader(train_set, batch_sampler=sampler, workers=workers)
+    train_loader, feeding = build_train_loader(config, train_set, sampler, world.device, workers)
     test_loader = make_loader(
         test_set,
         batch_size=config.TEST.BATCH_SIZE_PER_GPU,
@@ -178,6 +184,7 @@ def main() -> int:
         f"{meta.name}: {len(train_set)} training images, {len(test_set)} test images",
         f"{world.size} x {world.device}, {precision.name}; batch {batch} = {world.size} x "
         f"{t.BATCH_SIZE_PER_GPU} x {t.ACCUMULATE}; {t.END_EPOCH} epochs of {steps_per_epoch} steps",
+        feeding,
     ):
         log.info(line)
 
@@ -255,12 +262,16 @@ def main() -> int:
             "seconds": progress.seconds,
             "images_per_second": batch * steps_per_epoch / max(progress.seconds, 1e-9),
             "skipped": progress.skipped,
+            "unreadable": progress.unreadable,
             **result,
         }
         log.metrics(record)
         if result:
             log.info(confusion.table())
         log.info(epoch_line(record, t.END_EPOCH, progress))
+        if train_set.cache is not None and epoch == 1:
+            scenes, size = train_set.cache.usage()
+            log.info(f"cache: {scenes} of {len(train_set)} images, {size / 1e9:.2f} GB")
         progress.end_epoch()
         save("last.pt", *(["best.pt"] if is_best else []))
         if world.is_main:
@@ -304,6 +315,8 @@ def epoch_line(record: dict[str, Any], epochs: int, progress: Progress) -> str:
         line += f" mIoU {100 * record['miou']:.2f} (best {100 * progress.best_miou:.2f})"
     if record["skipped"]:
         line += f" skipped {record['skipped']}"
+    if record["unreadable"]:
+        line += f" unreadable {record['unreadable']}"
     left = (epochs - record["epoch"]) * (record["seconds"] + record.get("eval_seconds", 0.0))
     eta = datetime.timedelta(seconds=round(left))
     return f"{line} {record['images_per_second']:.1f} images/s, {eta} left"

@@ -1,5 +1,6 @@
 """One epoch of training, one evaluation."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.distributed import World, sum_over_processes
+from utils.distributed import World, gather_objects, sum_over_processes
 from utils.inference import predict_logits
 from utils.logger import RunLog
 from utils.optim import set_learning_rate
@@ -72,7 +73,7 @@ def train_one_epoch(
             set_learning_rate(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
             statistics.remember()
-            losses, names = _backward(
+            losses, names, unreadable = _backward(
                 train_form, criterion, batches, accumulate, world, precision, scaler
             )
             if scaler.is_enabled():
@@ -80,7 +81,11 @@ def train_one_epoch(
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if not scaler.is_enabled():
                 losses["grad_norm"] = norm
-            values, stopping = _agree(losses, stop, world)
+            values, missed, stopping = _agree(losses, len(unreadable), stop, world)
+            if missed:
+                progress.unreadable += missed
+                for problem in itertools.chain(*gather_objects(unreadable, world)):
+                    log.info(f"step {step + 1}: {problem}; another image took its place")
             progress.step_in_epoch += 1
             progress.seconds = time.perf_counter() - start
             if all(map(math.isfinite, values.values())):
@@ -140,13 +145,20 @@ def _backward(
     world: World,
     precision: Precision,
     scaler: torch.amp.GradScaler,
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Gradients of `accumulate` batches; their mean loss parts and the names of their images."""
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Gradients of `accumulate` batches.
+
+    Returns:
+        their mean loss parts, the names of their images, and one sentence per image that could
+        not be read.
+    """
     losses: dict[str, Tensor] = {}
     names: list[str] = []
+    unreadable: list[str] = []
     for part in range(accumulate):
         batch = next(batches)
         names += batch["name"]
+        unreadable += itertools.chain(*batch.get("skipped", ()))
         image, label, boundary = (
             None if value is None else value.to(world.device, non_blocking=True)
             for value in (batch["image"], batch["label"], batch.get("boundary"))
@@ -159,20 +171,21 @@ def _backward(
             scaler.scale(loss / accumulate).backward()
         for name, value in {"loss": loss, **parts}.items():
             losses[name] = losses.get(name, 0) + value.detach().float() / accumulate
-    return losses, names
+    return losses, names, unreadable
 
 
 def _agree(
-    losses: dict[str, Tensor], stop: StopRequest, world: World
-) -> tuple[dict[str, float], bool]:
-    """Losses averaged over processes and whether one should stop, in a single transfer.
+    losses: dict[str, Tensor], unreadable: int, stop: StopRequest, world: World
+) -> tuple[dict[str, float], int, bool]:
+    """Losses averaged over processes, images unreadable in all of them, and whether to stop.
 
     Every process decides by the same numbers, so that none waits for another for ever.
     """
-    asked = torch.tensor(float(stop.signal is not None), device=world.device)
-    packed = sum_over_processes(torch.stack([*losses.values(), asked]), world) / world.size
-    *values, stopping = packed.tolist()
-    return dict(zip(losses, values, strict=True)), stopping > 0
+    told = torch.tensor([float(unreadable), float(stop.signal is not None)], device=world.device)
+    packed = torch.cat([torch.stack([*losses.values()]), told])
+    *values, missed, stopping = sum_over_processes(packed, world).tolist()
+    means = [value / world.size for value in values]
+    return dict(zip(losses, means, strict=True)), round(missed), stopping > 0
 
 
 def _at_size(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -37,6 +37,7 @@ class Progress:
         step_in_epoch: optimiser steps done of the epoch under way.
         sums: loss parts summed over the finite steps of that epoch.
         skipped: steps of that epoch left out because loss or gradient was not finite.
+        unreadable: images of that epoch that others took the place of.
         bad_in_a_row: such steps since the last good one, over epochs.
         seconds: time those steps took.
         best_miou: best mean IoU of the evaluations so far (0..1), -1 before the first.
@@ -47,6 +48,7 @@ class Progress:
     step_in_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
+    unreadable: int = 0
     bad_in_a_row: int = 0
     seconds: float = 0.0
     best_miou: float = -1.0
@@ -65,6 +67,7 @@ class Progress:
     def restart_epoch(self) -> None:
         """Forget the epoch under way."""
         self.step_in_epoch, self.sums, self.skipped, self.seconds = 0, {}, 0, 0.0
+        self.unreadable = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from datasets import (
     get_meta,
     quick_check,
 )
+from datasets.files import Entry
+from datasets.segmentation import EntryList
 
 
 def test_an_item_is_what_a_batch_is_made_of(open_dataset, folder):
@@ -150,3 +152,56 @@ def test_real_pairs_of_camvid(shared):
     assert item["image"].shape == (3, 360, 480) and item["label"].shape == (360, 480)
     assert set(item["label"].unique().tolist()) <= {*range(11), 255}
     assert abs(float(item["image"].mean())) < 2
+
+
+# unreadable images
+
+
+def test_an_unreadable_image_is_replaced_by_one_that_the_draw_decides(open_dataset, folder):
+    transform = TrainTransform((12, 16))
+    spoil(folder, "images/a.png", b"\x89PNG\r\n\x1a\n")
+    dataset = open_dataset(transform=transform)
+    with pytest.raises(DataError, match=r"images/a.png is a truncated PNG"):
+        dataset[Draw(0, 1)]
+    dataset.skip_unreadable = True
+    taken = set()
+    for seed in range(30):
+        one, two = dataset[Draw(0, seed)], dataset[Draw(0, seed)]
+        assert one["name"] == two["name"] != "images/a.png"
+        assert torch.equal(one["image"], two["image"])
+        assert {s.split(" ")[0] for s in one["skipped"]} == {"images/a.png"}
+        taken.add(one["name"])
+    assert taken == {"images/b.png", "images/c.png"}
+    sound = dataset[Draw(1, 7)]
+    assert sound["name"] == "images/b.png" and sound["skipped"] == []
+
+
+def test_nothing_but_unreadable_images_is_an_error(open_dataset, folder):
+    dataset = open_dataset(transform=TrainTransform((12, 16)))
+    dataset.skip_unreadable = True
+    for name in "abc":
+        spoil(folder, f"labels/{name}.png", b"no picture")
+    with pytest.raises(DataError, match=r"17 images in a row cannot be read, the last: labels/"):
+        dataset[Draw(0, 0)]
+    with pytest.raises(DataError, match=r"labels/a.png cannot be decoded"):
+        quick_check(dataset)
+
+
+def test_a_check_before_skipping_asks_for_one_sound_image(open_dataset, folder):
+    dataset = open_dataset(transform=TrainTransform((12, 16)))
+    os.remove(folder / "camvid/images/a.png")
+    spoil(folder, "labels/b.png", GRAY + 33)
+    with pytest.raises(DataError, match=r"images/a.png does not exist"):
+        quick_check(dataset)
+    dataset.skip_unreadable = True
+    quick_check(dataset)
+
+
+def test_packed_entries_read_like_a_list():
+    entries = [Entry("i/a b.png", "l/é.png", 1), Entry("i/ü.png", "l/b.png", 3)]
+    packed = EntryList(entries)
+    assert list(packed) == entries and len(packed) == 2
+    assert packed[-1] == entries[1] and entries[0] in packed
+    with pytest.raises(IndexError):
+        packed[2]
+    assert list(EntryList([Entry("a.png", None, 7)])) == [Entry("a.png", None, 7)]

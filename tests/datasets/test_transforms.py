@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from datasets import EvalTransform, Normalize, Sample, TrainTransform, check_crop, label_boundary
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, _hue, _span, distort_color
+from datasets.color import _turn_hue, distort_color
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, _span
 
 RNG = np.random.default_rng
 
@@ -74,6 +75,42 @@ def test_scaling_keeps_image_label_and_boundary_aligned(factor):
         assert abs(steps.mean() * factor - 1) < 0.04
         for array, result in ((source.label, out.label), (whole, out.boundary)):
             assert _lies_within_a_pixel(array, result, positions[..., 1], positions[..., 0])
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.7, 1.0, 1.3, 1.9])
+def test_scaling_the_window_equals_the_window_of_the_scaled_image(factor):
+    """As the published loaders do it: scale all of the image, then crop."""
+    rng = RNG(5)
+    small = rng.integers(0, 256, (14, 20, 3), dtype=np.uint8)
+    image = cv2.resize(small, (240, 160), interpolation=cv2.INTER_CUBIC)
+    label = np.kron(rng.integers(0, 6, (16, 24), dtype=np.uint8), np.ones((10, 10), np.uint8))
+    edge = label_boundary(label)
+    transform = TrainTransform((60, 90), scale_range=(factor, factor), flip=False, boundary=True)
+    for seed in range(20):
+        drawn = transform.draw((160, 240), RNG(seed))
+        out = transform.apply(Sample(image, label), drawn)
+        (top, left, rows, columns), (high, wide) = drawn.window, drawn.size
+        down, right = high / rows, wide / columns
+        assert abs(down / factor - 1) < 0.5 / rows + 1e-9  # half a source pixel per side at most
+        assert abs(right / factor - 1) < 0.5 / columns + 1e-9
+        # The whole image scaled by just these factors, moved so that the window lies at (0, 0).
+        to_source = np.array(
+            [
+                [1 / right, 0, left + 0.5 / right - 0.5],
+                [0, 1 / down, top + 0.5 / down - 0.5],
+            ]
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        whole = cv2.warpAffine(
+            image, to_source, (wide, high), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        difference = np.abs(pixels(out)[:high, :wide] - whole)
+        inner = difference[2:-2, 2:-2]  # the outermost pixels see no neighbour beyond the window
+        assert inner.max() < 6 and inner.mean() < 1 and difference.mean() < 2
+        y = np.minimum((np.arange(high) / down).astype(int), rows - 1) + top
+        x = np.minimum((np.arange(wide) / right).astype(int), columns - 1) + left
+        assert (out.label[:high, :wide] == label[np.ix_(y, x)]).mean() > 0.99
+        assert (out.boundary[:high, :wide] == edge[np.ix_(y, x)]).mean() > 0.99
 
 
 def _lies_within_a_pixel(array, result, rows, columns) -> bool:
@@ -205,12 +242,12 @@ def test_every_second_sample_or_so_keeps_each_property():
 def test_hue_turns_by_at_most_18_steps_and_comes_back():
     image = np.full((2, 2, 3), (200, 40, 40), np.uint8)
     hues = [
-        int(cv2.cvtColor(_hue(image, amount), cv2.COLOR_RGB2HSV_FULL)[0, 0, 0])
+        int(cv2.cvtColor(_turn_hue(image, round(18 * amount)), cv2.COLOR_RGB2HSV_FULL)[0, 0, 0])
         for amount in (-1, 0, 1)
     ]
     assert np.abs(np.subtract(hues, [256 - 18, 0, 18])).max() <= 1
     noise = RNG(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
-    error = np.abs(_hue(noise, 0.0).astype(int) - noise)
+    error = np.abs(_turn_hue(noise, 0).astype(int) - noise)
     assert error.max() <= 10 and error.mean() < 1.5
 
 

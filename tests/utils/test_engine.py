@@ -112,6 +112,20 @@ def test_a_step_without_a_finite_loss_is_skipped_counted_and_named(stop):
     assert 0 < progress.means()["loss"] < 10
 
 
+def test_images_that_others_replaced_are_counted_and_named(stop):
+    loader = batches(3, 2)
+    loader[1]["skipped"] = [[], ["image7 is empty (0 bytes)", "image9 is gone"]]
+    loader[2]["skipped"] = [[], []]
+    _, progress, log = train(Net(), loader, stop)
+    assert progress.unreadable == 2 and progress.skipped == 0
+    assert log.lines == [
+        "step 2: image7 is empty (0 bytes); another image took its place",
+        "step 2: image9 is gone; another image took its place",
+    ]
+    progress.end_epoch()
+    assert progress.unreadable == 0
+
+
 def test_a_skipped_step_leaves_no_trace_in_the_norms(stop):
     model = Net(norm=True)
     train(model, batches(2, 2, poison=[2]), stop)

@@ -1,0 +1,115 @@
+"""The loading benchmark: both sides do the same work, records and page agree."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets import ColorEncoding, SegmentationDataset, TrainTransform, get_meta
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "tools"))
+from published_loading import PublishedLoading
+
+CONFIG = "configs/camvid/pidnet_s_camvid_360x480.yaml"
+DATA = ["DATASET.TRAIN_SET", "list/camvid/val.lst"]
+WAYS = {"published", "none", "ram", "disk"}
+
+
+@pytest.mark.parametrize(("scale", "crop"), [(1, (360, 480)), (1.5, (540, 720)), (0.5, (200, 250))])
+def test_the_published_work_gives_what_ours_gives(shared, scale, crop):
+    """On whole images, where both have the same window; the last one is padded."""
+    transform = TrainTransform(crop, scale_range=(scale, scale), flip=False, boundary=True)
+    dataset = SegmentationDataset(
+        shared,
+        "list/camvid/val.lst",
+        get_meta("camvid"),
+        "index",
+        transform=transform,
+        need_boundary=True,
+    )
+    image, label, boundary = PublishedLoading(dataset).sample(3, 0)
+    item = dataset[3]
+    assert image.dtype == np.float32 and label.dtype == np.uint8
+    np.testing.assert_allclose(image, item["image"], atol=1e-5)
+    assert np.array_equal(label, item["label"]) and np.array_equal(boundary, item["boundary"])
+
+
+@pytest.fixture(scope="module")
+def record(shared, run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    file = folder / "records/data_camvid.json"
+    size = ["--images", 24, "--rounds", 3, "--record", file, "--about", "Some of CamVid."]
+    run("tools/benchmark_data.py", "--cfg", CONFIG, *size, *DATA, "DATASET.ROOT", shared)
+    return file
+
+
+def test_ours_is_faster_by_what_is_promised(record):
+    content = json.loads(record.read_text())
+    assert content["ratio"]["none"] >= 1.7
+    assert content["ratio"]["ram"] >= 3 and content["ratio"]["disk"] >= 3
+
+
+def test_large_frames_are_faster_by_what_is_promised(shared, run, tmp_path):
+    """Cityscapes frames; what a network predicted for them serves as their labels."""
+    meta, folder = get_meta("cityscapes"), tmp_path / "cityscapes"
+    by_color = ColorEncoding({color: index for index, color in enumerate(meta.palette)})
+    folder.mkdir()
+    lines = []
+    for frame in sorted((shared / "cityscapes/pidnet_predictions").glob("*.png")):
+        source = shared / "cityscapes/leftImg8bit/val/frankfurt" / frame.name
+        picture = cv2.imread(str(frame), cv2.IMREAD_COLOR_RGB)
+        label = meta.decode(by_color.encode(picture, meta.ignore_label), "labelIds")
+        for copy in "ab":
+            name = f"{copy}_{frame.name}"
+            (folder / name).write_bytes(source.read_bytes())
+            cv2.imwrite(f"{folder}/{copy}_{frame.stem}_labelIds.png", label)
+            lines.append(f"{name}\t{copy}_{frame.stem}_labelIds.png\n")
+    (tmp_path / "frames.lst").write_text("".join(lines))
+    record = tmp_path / "record.json"
+    cfg = ["--cfg", "configs/cityscapes/pidnet_s_cityscapes.yaml", "--rounds", 5]
+    data = ["--record", record, "DATASET.ROOT", tmp_path, "DATASET.TRAIN_SET", "frames.lst"]
+    run("tools/benchmark_data.py", *cfg, *data)
+    content = json.loads(record.read_text())
+    assert content["image_size"] == [1024, 2048] and content["images"] == 4
+    assert content["ratio"]["none"] >= 1.7
+    assert content["ratio"]["ram"] >= 3 and content["ratio"]["disk"] >= 3
+
+
+def test_a_record_says_what_was_measured(record):
+    content = json.loads(record.read_text())
+    assert set(content["milliseconds"]) == WAYS and set(content["ratio"]) == WAYS - {"published"}
+    assert all(len(v) == 3 and min(v) > 0 for v in content["milliseconds"].values())
+    assert (content["image_size"], content["crop_size"]) == ([360, 480], [360, 480])
+    assert "--images 24" in content["command"] and content["environment"]["device"]
+    steps = content["steps_milliseconds"]
+    assert steps["published"]["normalise"] > steps["none"]["normalise"] > 0
+    assert "decode image" in steps["none"] and "decode image" not in steps["ram"]
+    for way, parts in steps.items():  # the parts make up the whole, and little is unexplained
+        assert 0 <= parts["rest"] < 0.6 * sum(parts.values()), way
+    assert content["device"]["resident_bytes"] == 101 * 360 * 480 * 5
+
+
+def test_the_page_is_what_the_records_say(record, run):
+    page = record.parents[1] / "performance.md"
+    run("tools/benchmark_data.py", "--page", page)
+    text, content = page.read_text(), json.loads(record.read_text())
+    assert "## camvid, 480x360, crop 480x360" in text and "Some of CamVid." in text
+    assert content["command"] in text and f"{content['ratio']['none']:.2f}" in text
+    run("tools/benchmark_data.py", "--page", page, "--check")
+    page.write_text(text.replace("times published", "times faster"))
+    run("tools/benchmark_data.py", "--page", page, "--check", status=1)
+
+
+def test_the_page_of_the_project_is_up_to_date(run):
+    run("tools/benchmark_data.py", "--page", "docs/performance.md", "--check")
+
+
+def test_what_cannot_be_measured_is_said(refuses, tmp_path):
+    refuses(["--cfg", "--page"], "tools/benchmark_data.py")
+    refuses(["no data_*.json"], "tools/benchmark_data.py", "--page", tmp_path / "p.md")
+    synthetic = ["--cfg", "configs/synthetic/rtlinearformer_slim_synthetic.yaml"]
+    refuses(["synthetic", "no files"], "tools/benchmark_data.py", *synthetic)
+    refuses(["--images 0"], "tools/benchmark_data.py", "--cfg", CONFIG, "--images", 0)

@@ -1,0 +1,205 @@
+"""Training data as a user meets it: caches, the device path, unreadable images, Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import cv2
+import pytest
+import torch
+
+from datasets import get_meta
+from datasets.synthetic import draw_scene
+
+STEM = "rtlinearformer_slim_synthetic"
+SCENES = 12
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """DATASET.ROOT with a few drawn scenes as CamVid files with index labels."""
+    folder = tmp_path_factory.mktemp("data")
+    for part in ("camvid/images", "camvid/labels", "list"):
+        (folder / part).mkdir(parents=True)
+    lines = []
+    for index in range(SCENES):
+        image, label = draw_scene(index, height=64, width=96)
+        label = get_meta("camvid").decode(label, "index")
+        cv2.imwrite(f"{folder}/camvid/images/{index}.png", image)
+        cv2.imwrite(f"{folder}/camvid/labels/{index}.png", label)
+        lines.append(f"images/{index}.png\tlabels/{index}.png\n")
+    (folder / "list/train.lst").write_text("".join(lines))
+    (folder / "list/val.lst").write_text("".join(lines[:2]))
+    return folder
+
+
+@pytest.fixture
+def arguments(root, tiny, tmp_path):
+    """Arguments of a training run on `root`; files go to `tmp_path / name`."""
+
+    def build(name, *more):
+        sets = "DATASET.TRAIN_SET list/train.lst DATASET.TEST_SET list/val.lst".split()
+        data = ["DATASET.DATASET", "camvid", "DATASET.ROOT", root, "DATASET.LABELS", "index"]
+        return [*tiny, *data, *sets, "OUTPUT_DIR", tmp_path / name, *more]
+
+    return build
+
+
+def metrics(folder):
+    lines = (folder / "camvid" / STEM / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def log(folder):
+    return (folder / "camvid" / STEM / "log.txt").read_text()
+
+
+def weights(folder):
+    return torch.load(folder / "camvid" / STEM / "last.pt", weights_only=True)["model"]
+
+
+def assert_same_run(one, two):
+    a, b = weights(one), weights(two)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    clock = ("seconds", "eval_seconds", "images_per_second")
+    assert [{k: v for k, v in r.items() if k not in clock} for r in metrics(one)] == [
+        {k: v for k, v in r.items() if k not in clock} for r in metrics(two)
+    ]
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def test_neither_cache_nor_workers_change_a_run(tmp_path, run, arguments):
+    run("tools/train.py", *arguments("plain"))
+    for name, workers, cache in (("ram", 2, "ram"), ("disk", 0, "disk")):
+        more = ["WORKERS", workers, "DATASET.CACHE", cache, "DATASET.CACHE_DIR", tmp_path / "kept"]
+        run("tools/train.py", *arguments(name, *more))
+        assert_same_run(tmp_path / "plain", tmp_path / name)
+        assert f"cache: {SCENES} of {SCENES} images" in log(tmp_path / name)
+    assert len(list((tmp_path / "kept").glob("*.scene"))) == SCENES
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_device_path_trains_and_resumes_bit_for_bit(tmp_path, start, run, arguments, resident):
+    size = "1.0" if resident else "0.0001"
+    device = ["TRAIN.AUGMENT_ON", "device", "DATASET.CACHE_GB", size, "TRAIN.COLOR", "True"]
+    run("tools/train.py", *arguments("whole", *device))
+    words = "all images kept there" if resident else "no room for all images"
+    assert words in log(tmp_path / "whole")
+    process = start("tools/train.py", *arguments("broken", *device))
+    file = tmp_path / "broken" / "camvid" / STEM / "log.txt"
+    wait_for(lambda: file.exists() and "epochs of" in file.read_text(), process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, out + err
+    assert len(metrics(tmp_path / "broken")) < 2 if file.with_name("metrics.jsonl").exists() else 1
+    run("tools/train.py", *arguments("broken", *device, "TRAIN.RESUME", "True"))
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.fixture
+def damaged(root):
+    """Image 5, which no check before training looks at, is cut off in the middle."""
+    file = root / "camvid/images/5.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    yield "images/5.png"
+    file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_ends_the_epoch_with_its_name(tmp_path, run, arguments, damaged, workers):
+    began = time.monotonic()
+    done = run("tools/train.py", *arguments("stop", "WORKERS", workers), status=2)
+    assert re.fullmatch(rf"error: {damaged} is a truncated PNG .*\n", done.stderr)
+    assert "epochs of" in log(tmp_path / "stop")  # training had begun
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("where", ["cpu", "device"])
+def test_or_it_is_skipped_and_counted(tmp_path, start, run, arguments, damaged, where):
+    skip = ["DATASET.ON_ERROR", "skip", "TRAIN.AUGMENT_ON", where]
+    run("tools/train.py", *arguments("skip", *skip))
+    records = metrics(tmp_path / "skip")
+    assert [r["unreadable"] for r in records] == [1, 1] and len(records) == 2
+    assert all(r["skipped"] == 0 and r["loss"] > 0 for r in records)
+    said = re.findall(
+        rf"step \d: {damaged} is a truncated PNG .*; another .*", log(tmp_path / "skip")
+    )
+    assert len(said) == 2
+    if where == "cpu":
+        run("tools/train.py", *arguments("workers", *skip, "WORKERS", 2, "DATASET.CACHE", "ram"))
+        assert_same_run(tmp_path / "skip", tmp_path / "workers")
+    process = start("tools/train.py", *arguments("broken", *skip))
+    file = tmp_path / "broken" / "camvid" / STEM / "log.txt"
+    wait_for(lambda: file.exists() and "epochs of" in file.read_text(), process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    run("tools/train.py", *arguments("broken", *skip, "TRAIN.RESUME", "True"))
+    assert_same_run(tmp_path / "skip", tmp_path / "broken")
+
+
+def test_an_image_to_score_is_never_skipped(run, arguments, root):
+    file = root / "camvid/labels/1.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    done = run("tools/train.py", *arguments("score", "DATASET.ON_ERROR", "skip"), status=2)
+    file.write_bytes(whole)
+    assert done.stderr.startswith("error: labels/1.png is a truncated PNG")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["DATASET.CACHE", "ram"], ["TRAIN.AUGMENT_ON", "device", "DATASET.CACHE_GB", "0.0001"]],
+    ids=["cpu", "device"],
+)
+def test_ctrl_c_leaves_no_process_and_no_memory_behind(tmp_path, start, arguments, more):
+    many = ["WORKERS", 2, "TRAIN.END_EPOCH", 500, "TRAIN.EVAL_EVERY", 500, *more]
+    shared_memory = set(os.listdir("/dev/shm"))
+    process = start("tools/train.py", *arguments("long", *many), start_new_session=True)
+    file = tmp_path / "long" / "camvid" / STEM / "metrics.jsonl"
+    wait_for(file.exists, process)
+    workers = children(process.pid)
+    assert len(workers) >= min(2, len(os.sched_getaffinity(0)))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, out + err
+    end = time.monotonic() + 10
+    while alive := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < end, f"workers {alive} still run"
+        time.sleep(0.1)
+    left = {name for name in os.listdir("/dev/shm") if name.startswith(f"torch_{process.pid}")}
+    assert not left - shared_memory
+
+
+def children(pid):
+    return [int(child) for child in open(f"/proc/{pid}/task/{pid}/children").read().split()]
+
+
+BAD = {
+    "cache": (["DATASET.CACHE", "tape"], ["DATASET.CACHE", "'tape'", "none, ram, disk"]),
+    "error": (["DATASET.ON_ERROR", "ignore"], ["DATASET.ON_ERROR", "'ignore'", "stop, skip"]),
+    "place": (["TRAIN.AUGMENT_ON", "gpu"], ["TRAIN.AUGMENT_ON", "'gpu'", "cpu, device"]),
+    "size": (["DATASET.CACHE_GB", "0"], ["DATASET.CACHE_GB", "0.0", "above 0"]),
+    "scenes": (
+        ["DATASET.DATASET", "synthetic", "DATASET.TRAIN_SET", "0:12", "DATASET.TEST_SET", "0:2",
+         "DATASET.CACHE", "disk"],
+        ["DATASET.CACHE disk", "synthetic", "ram"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_are_one_sentence(name, tmp_path, refuses, arguments):
+    more, words = BAD[name]
+    refuses(words, "tools/train.py", *arguments("bad", *more))
+    assert not any(tmp_path.iterdir())
