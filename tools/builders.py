@@ -115,6 +115,13 @@ def build_network(config: CfgNode, meta: DatasetMeta) -> SegModel:
     return build_model(config.MODEL.NAME, meta.num_classes, **config.MODEL.OPTIONS)
 
 
+def require_weights(path: str | Path, key: str) -> None:
+    """Raise if the weight file that the setting `key` names is absent or not the published one."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{key} {path} does not exist{where_to_get(path)}")
+    check_digest(path)
+
+
 def load_into(
     model: SegModel,
     path: str | Path,
@@ -129,9 +136,7 @@ def load_into(
     Returns the one-line report of `load_weights`. `key` is the setting that named the file;
     `inference` as there.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{key} {path} does not exist{where_to_get(path)}")
-    check_digest(path)
+    require_weights(path, key)
     checkpoint = read_checkpoint(path)
     facts = checkpoint.facts
     ours = facts.get("format") == FORMAT and facts.keys() >= {"dataset", "class_names", "options"}

@@ -26,6 +26,7 @@ from builders import (
     build_network,
     build_train_loader,
     load_into,
+    require_weights,
 )
 from yacs.config import CfgNode
 
@@ -72,6 +73,9 @@ def main() -> int:
     )
     folder = run_folder(config, args.cfg)
     t = config.TRAIN
+
+    if config.MODEL.PRETRAINED:
+        require_weights(config.MODEL.PRETRAINED, "MODEL.PRETRAINED")
 
     # data: what can be wrong with it is found before processes are started or files written
     meta = get_meta(config.DATASET.DATASET)

@@ -52,9 +52,10 @@ def test_every_family_is_listed():
 def test_absent_files_are_explained(refuses):
     name = "cityscapes/PIDNet_S_Cityscapes_val.pt"
     config = "configs/cityscapes/pidnet_s_cityscapes.yaml"
-    words = ["do not exist", f"download {Path(name).name} from https://", "into pretrained_models/"]
+    words = ["not exist", f"download {Path(name).name} from https://", "into pretrained_models/"]
     path = f"pretrained_models/{name}"
     refuses(words, "tools/eval.py", "--cfg", config, "TEST.MODEL_FILE", path)
+    refuses(words, "tools/train.py", "--cfg", config, "MODEL.PRETRAINED", path)
     assert "lists published files" in manifest.where_to_get("x/unheard_of.pt")
 
 
