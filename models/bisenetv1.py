@@ -7,7 +7,9 @@ Paper: arXiv 1808.00897; the published weights are those of mmsegmentation (Apac
     fusion      feature fusion of both paths: N, 256, H/8, W/8
     head        logits N, classes, H/8, W/8
 Differs from the paper: the fusion's attention is one 1x1 convolution, not two. The context path
-resizes with nearest neighbours. Any input size passes.
+resizes with nearest neighbours. Fresh weights differ from mmsegmentation's: the last norm of a
+residual block starts at 1 (there 0), auxiliary classifiers start as the main one. Any input size
+passes.
 """
 
 import torch

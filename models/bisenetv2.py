@@ -7,7 +7,8 @@ Paper: arXiv 2004.02147; the published weights are those of mmsegmentation (Apac
     aggregation   each branch gates the other (Fig. 6): N, 128, H/8, W/8
     head          logits N, classes, H/8, W/8
 Differs from the paper: a ReLU follows the depthwise convolutions, BN and ReLU the last convolution
-of the context embedding. Any input size passes.
+of the context embedding. Fresh auxiliary classifiers start as the main one, which mmsegmentation
+leaves to torch's default. Any input size passes.
 """
 
 import torch

@@ -7,7 +7,8 @@ After stage 2 a high-resolution branch stays at stride 8 while the low one goes 
     low5, high5            low N, 16C, H/64, W/64; high N, 4C, H/8, W/8
     context                DAPPM on the low branch (Fig. 5)
     head                   logits N, classes, H/8, W/8 from high + context
-Resize targets are the features' own grids, so any input size passes.
+Resize targets are the features' own grids, so any input size passes. Fresh biases are 0, which the
+official code leaves to torch's default.
 """
 
 import torch.nn.functional as F

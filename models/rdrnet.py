@@ -8,7 +8,8 @@ DDRNet's two branches, built of blocks that train with three paths and deploy as
     context                RPPM on the low branch (Sec. 3.4)
     head                   logits N, classes, H/8, W/8 from high + context
 BatchNorm: eps 1e-3 and momentum 0.03 in the backbone, 1e-5 and 0.1 in the heads.
-`fuse` gives the deployed form. Any input size passes.
+`fuse` gives the deployed form. Any input size passes. Fresh classifier biases are 0, which the
+official code leaves to torch's default.
 """
 
 from collections.abc import Sequence
