@@ -24,6 +24,7 @@ _HARMLESS = frozenset(
         "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
         "re": "_compile",
         "types": "SimpleNamespace",
+        "typing": "Any Dict List Optional Tuple Union",
         "uuid": "UUID",
     }.items()
     for name in names.split()

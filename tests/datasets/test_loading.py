@@ -21,8 +21,8 @@ scenes = SyntheticScenes(0, 400, (64, 96), transform=TrainTransform((64, 96)))
 loader = make_loader(scenes, batch_sampler=EpochBatchSampler(400, 4, seed=0), workers=2)
 batches = iter(loader)
 next(batches)
-print(*(worker.pid for worker in batches._workers), flush=True)
 try:
+    print(*(worker.pid for worker in batches._workers), flush=True)
     time.sleep(30)
 except KeyboardInterrupt:
     next(batches)  # workers still work: the trainer can finish its step
