@@ -25,7 +25,7 @@ def defaults() -> CfgNode:
     c.DATASET.CACHE = "none"  # decoded training images kept: none | ram | disk
     c.DATASET.CACHE_GB = 16.0  # its limit and that of AUGMENT_ON device, 10^9 bytes (ram: each GPU)
     c.DATASET.CACHE_DIR = ""  # folder of CACHE disk, outlives the run; "" is OUTPUT_DIR/cache
-    c.DATASET.ON_ERROR = "stop"  # unreadable training image: stop | skip (take another, count it)
+    c.DATASET.ON_ERROR = "stop"  # bad training image or label: stop | skip (take another, count it)
     c.DATASET.CLASS_WEIGHTS = True  # weigh classes in the loss where the dataset states weights
 
     c.MODEL = CfgNode()

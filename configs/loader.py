@@ -180,7 +180,7 @@ def _check(c: CfgNode) -> None:
     choice("DATASET.CACHE", c.DATASET.CACHE, "none", "ram", "disk")
     choice("DATASET.ON_ERROR", c.DATASET.ON_ERROR, "stop", "skip")
     choice("TRAIN.AUGMENT_ON", c.TRAIN.AUGMENT_ON, "cpu", "device")
-    need(c.DATASET.CACHE_GB > 0, "DATASET.CACHE_GB", c.DATASET.CACHE_GB, "above 0")
+    need(0 < c.DATASET.CACHE_GB < 1e9, "DATASET.CACHE_GB", c.DATASET.CACHE_GB, "above 0, below 1e9")
     choice("LOSS.NAME", c.LOSS.NAME, "ce", "ohem")
     choice("LOSS.AUX_NAME", c.LOSS.AUX_NAME, "ce", "ohem")
     choice("TRAIN.OPTIMIZER", c.TRAIN.OPTIMIZER, "sgd", "adamw")

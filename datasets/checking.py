@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.files import find_list, read_image, read_label, scan_list
+from datasets.files import Entry, read_image, read_label, scan_list
 from datasets.meta import DataError, DatasetMeta
-from datasets.segmentation import SceneDataset, SegmentationDataset
+from datasets.segmentation import SegmentationDataset
 from datasets.transforms import EvalTransform
 
 MOSTLY = 0.5  # share of pixels of classes that speaks for a label
@@ -28,12 +28,12 @@ class CheckedList(SegmentationDataset):
     def __init__(
         self, root: str | Path, list_file: str | Path, meta: DatasetMeta, encoding: str = ""
     ) -> None:
-        SceneDataset.__init__(self, meta, EvalTransform())
-        self.root, self.folder = Path(root), meta.folder_under(root)
-        self.encoding = encoding or next(iter(meta.encodings))
-        meta.encoding(self.encoding)
-        self.list_path = find_list(root, list_file)
-        self.entries, self.list_problems = scan_list(self.list_path)
+        self.list_problems: list[str] = []
+        super().__init__(root, list_file, meta, encoding, transform=EvalTransform())
+
+    def _read_entries(self) -> list[Entry]:
+        entries, self.list_problems = scan_list(self.list_path)
+        return entries
 
     @property
     def labelled(self) -> bool:

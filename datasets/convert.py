@@ -32,7 +32,7 @@ def pending(dataset: str, folder: Path, sbd: Path | None = None) -> list[Job]:
         jobs = [(p, folder / f"SegmentationClassAug/{p.stem}.png") for p in sources]
     else:
         jobs = []
-    return sorted(job for job in jobs if not job[1].is_file())
+    return sorted(job for job in jobs if not (job[1].is_file() and job[1].stat().st_size))
 
 
 def convert(dataset: str, jobs: list[Job], workers: int) -> Iterator[str | None]:
@@ -85,8 +85,13 @@ def _convert(job: Job, read: Callable[[Path], np.ndarray]) -> str | None:
         return str(error)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}")  # nothing half-written under its name
-    part.write_bytes(cv2.imencode(".png", label)[1].tobytes())
-    part.replace(target)
+    try:
+        with part.open("wb") as stream:
+            stream.write(cv2.imencode(".png", label)[1].tobytes())
+            os.fsync(stream.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
     return None
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.boundary import label_boundary
-from datasets.cache import GIGA
+from datasets.cache import GIGA, LEFT_FREE, free_memory
 from datasets.loading import make_loader
 from datasets.meta import DataError
 from datasets.render import Pixels, Renderer, pack
@@ -35,8 +35,9 @@ class DeviceLoader:
         dataset: with a TrainTransform and labels.
         sampler: which samples; the batches follow from it as on the CPU path.
         device: where the batches are wanted.
-        limit: gigabytes (10^9 bytes) that resident scenes may take; on a CUDA device also
-            LARGEST_SHARE of its free memory at most. 0 keeps nothing resident.
+        limit: gigabytes (10^9 bytes) that resident scenes may take; of the free memory of a
+            CUDA device LARGEST_SHARE at most, of the system's all but LEFT_FREE. 0 keeps nothing
+            resident.
         workers: loader processes, or threads while resident scenes are read.
 
     Raises:
@@ -57,6 +58,8 @@ class DeviceLoader:
         size = limit * GIGA
         if device.type == "cuda":
             size = min(size, LARGEST_SHARE * torch.cuda.mem_get_info(device)[0])
+        else:
+            size = min(size, (1 - LEFT_FREE) * free_memory())
         self.resident = ResidentScenes.read(dataset, device, int(size), workers)
         if self.resident is None:
             self.windows = make_loader(

@@ -107,6 +107,8 @@ def _parse_line(line: str, where: str, number: int) -> Entry:
             f"(names with spaces need the TAB)"
         )
     for field in fields:
+        if "\0" in field:
+            raise DataError(f"{where}: a name with a zero byte; lists are UTF-8 text")
         absolute = Path(field).is_absolute()
         if absolute or ".." in Path(field).parts:
             how = " (it is an absolute path)" if absolute else ""

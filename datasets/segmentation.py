@@ -136,7 +136,7 @@ class EntryList(Sequence):
         self._text = np.frombuffer(b"".join(rows), np.uint8)
         self._ends = np.cumsum([0, *map(len, rows)])
         self._lines = np.array([e.line for e in entries])
-        self._labelled = entries[0].label is not None
+        self._labelled = bool(entries) and entries[0].label is not None
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -184,7 +184,10 @@ class SegmentationDataset(SceneDataset):
             f"{self.folder.resolve()} {meta.encoding(self.encoding)} {meta.ignore_label}"
         )
         self.list_path = find_list(root, list_file)
-        self.entries: Sequence[Entry] = EntryList(read_list(self.list_path))
+        self.entries: Sequence[Entry] = EntryList(self._read_entries())
+
+    def _read_entries(self) -> list[Entry]:
+        return read_list(self.list_path)
 
     @property
     def labelled(self) -> bool:

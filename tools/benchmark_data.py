@@ -13,6 +13,7 @@ little. The second writes the page from all records docs/records/data_*.json.
 import argparse
 import contextlib
 import functools
+import os
 import shlex
 import statistics
 import sys
@@ -42,7 +43,7 @@ from datasets import (
     make_cache,
     quick_check,
 )
-from utils.records import environment, write_json
+from utils.records import environment, require_folder, write_json
 
 PUBLISHED = "published"
 WAYS = (PUBLISHED, "none", "ram", "disk")  # the loader's work; ours with DATASET.CACHE
@@ -81,6 +82,8 @@ def main() -> int:
     if not isinstance(dataset, SegmentationDataset):
         raise ValueError(f"{config.DATASET.DATASET} has no files; choose a dataset that has")
     quick_check(dataset)
+    if args.record:
+        require_folder(os.path.dirname(args.record) or ".", "the folder of --record")
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     count = min(args.images, len(dataset))

@@ -84,16 +84,24 @@ def build_train_loader(
     """The training batches of `config`, and one line about where they come from."""
     d = config.DATASET
     folder = d.CACHE_DIR or Path(config.OUTPUT_DIR) / "cache"
-    dataset.cache = make_cache(d.CACHE, len(dataset), d.CACHE_GB, folder)
     cache = "" if d.CACHE == "none" else f", cache {d.CACHE} of at most {d.CACHE_GB:g} GB"
+
+    def attach_cache() -> None:
+        dataset.cache = make_cache(d.CACHE, len(dataset), d.CACHE_GB, folder)
+
     if config.TRAIN.AUGMENT_ON == "cpu":
+        attach_cache()
         loader = make_loader(dataset, batch_sampler=sampler, workers=workers)
         return loader, f"augmentation on the CPU, {workers} loader processes{cache}"
+    if d.CACHE == "disk":  # what is decoded is kept for the next run, too
+        attach_cache()
     loader = DeviceLoader(dataset, sampler, device, limit=d.CACHE_GB, workers=workers)
     if loader.resident is not None:
         dataset.cache = None  # a second copy would be of no use
         size = loader.resident.bytes / 1e9
         return loader, f"augmentation on {device}, all images kept there ({size:.2f} GB)"
+    if d.CACHE == "ram":
+        attach_cache()
     return loader, (
         f"augmentation on {device}, which has no room for all images (DATASET.CACHE_GB "
         f"{d.CACHE_GB:g}); {workers} loader processes{cache}"

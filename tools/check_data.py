@@ -26,7 +26,7 @@ from datasets.checking import CheckedList, examine_all
 from datasets.loading import cpu_count
 from datasets.summary import Summary
 from utils.contact_sheet import Tile, contact_sheet
-from utils.records import environment, write_json
+from utils.records import environment, require_folder, write_json
 from utils.visualize import write_png
 
 SHOWN = 12  # suspicions printed per list; the report has all
@@ -46,6 +46,9 @@ def main() -> int:
     names = dict.fromkeys((config.DATASET.TRAIN_SET, config.DATASET.TEST_SET))
     lists = [CheckedList(config.DATASET.ROOT, name, meta, config.DATASET.LABELS) for name in names]
     print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
+    folder = run_folder(config, args.cfg)
+    out = args.out or folder.with_name(f"check_{folder.name}")
+    require_folder(out, "--out")
     began = time.perf_counter()
     summaries = [check(dataset, min(workers, cpu_count())) for dataset in lists]
     seconds = time.perf_counter() - began
@@ -57,8 +60,6 @@ def main() -> int:
     if len(lists) > 1 and common:
         print(f"note: {len(common)} images are in both lists, {min(common)} for one")
 
-    folder = run_folder(config, args.cfg)
-    out = args.out or folder.with_name(f"check_{folder.name}")
     write_json(
         out / "report.json",
         {

@@ -43,6 +43,18 @@ def write_json(path: str | Path, record: Any) -> None:
     atomic_write(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
+def require_folder(path: str | Path, key: str) -> None:
+    """Make the folder that `key` names. Raises ValueError where files cannot be put into it."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        usable = os.access(path, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{key} {path} must be a folder that can be written")
+
+
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Hardware, versions and numeric settings that a measurement depends on."""
     device = torch.device(device)

@@ -73,6 +73,7 @@ def test_a_list_without_labels(tmp_path):
         (b"a.png\nb.png y.png\n", ":2: line 1 has no label and this line has one"),
         (b"a.png x.png\n../b.png y.png\n", r":2: \.\./b.png leaves the dataset's folder"),
         (b"a.png /tmp/x.png\n", ":1: /tmp/x.png leaves"),
+        (b"a.png\nb\0.png\n", ":2: a name with a zero byte"),
         (b"\xff\xfe\x00a", "not a text file in UTF-8"),
     ],
 )

@@ -14,6 +14,7 @@ from datasets import (
     get_meta,
     quick_check,
 )
+from datasets.checking import CheckedList
 from datasets.files import Entry
 from datasets.segmentation import EntryList
 
@@ -205,3 +206,10 @@ def test_packed_entries_read_like_a_list():
     with pytest.raises(IndexError):
         packed[2]
     assert list(EntryList([Entry("a.png", None, 7)])) == [Entry("a.png", None, 7)]
+
+
+def test_the_checker_reads_a_list_as_training_does(open_dataset):
+    dataset = open_dataset()
+    checked = CheckedList(dataset.root, dataset.list_path, dataset.meta, dataset.encoding)
+    assert list(checked.entries) == list(dataset.entries) and checked.list_problems == []
+    assert [checked.source(i) for i in range(3)] == [dataset.source(i) for i in range(3)]

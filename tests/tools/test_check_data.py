@@ -127,3 +127,16 @@ def test_real_camvid_is_sound(run, shared, tmp_path):
     ).stdout
     assert out.endswith("468 entries checked, no problem\n")
     assert re.search(r"^road +31\.658 +367$", out, re.M)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(refuses, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    config = "configs/camvid/pidnet_s_camvid_360x480.yaml"
+    root = tmp_path / "data"
+    (root / "list/camvid").mkdir(parents=True)
+    (root / "camvid").mkdir()
+    for name in ("train", "val"):
+        (root / f"list/camvid/{name}.lst").write_text(f"images/{name}.png\tlabels/{name}.png\n")
+    words = ["--out", str(path), "must be a folder that can be written"]
+    refuses(words, "tools/check_data.py", "--cfg", config, "--out", path, "DATASET.ROOT", root)
