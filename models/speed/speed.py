@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from _init_paths import run_main  # puts the repository root first on sys.path
 
 from models import SegModel, build_model, fuse, resolve_name
-from models.weights import load_weights
+from models.weights import load_checkpoint, read_checkpoint
 from utils.benchmark import alternate, count_macs, count_parameters, peak_memory, time_ratio
 from utils.records import environment, write_json
 
@@ -267,10 +267,14 @@ def main(
     name = resolve_name(args.a.replace("-", "_") if hyphens else args.a)
     device = choose_device(args)
     torch.manual_seed(0)
-    model = build_model(name, args.c).eval()
+    checkpoint = read_checkpoint(args.weights) if args.weights else None
+    options = {}
+    if checkpoint is not None and checkpoint.facts.get("architecture") == name:
+        options = checkpoint.facts.get("options", {})
+    model = build_model(name, args.c, **options).eval()
     model.check_size(*args.r)
-    if args.weights:
-        print(load_weights(model, args.weights, inference=True))
+    if checkpoint is not None:
+        print(load_checkpoint(model, checkpoint, args.weights, inference=True))
     with torch.inference_mode():
         try:
             numbers = run(model, args, device)

@@ -171,3 +171,14 @@ def test_a_script_ends_with_one_sentence_and_status_2(root):
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown architecture") and done.stderr.count("\n") == 1
     assert not done.stdout
+
+
+def test_options_come_from_the_checkpoint(tmp_path, capsys):
+    options = {"base_channels": 4, "context_channels": 6, "head_channels": 8}
+    model = build_model("pidnet_s", 3, **options)
+    path = tmp_path / "small.pt"
+    torch.save({"architecture": "pidnet_s", "options": options, "model": model.state_dict()}, path)
+    out = str(tmp_path / "x.json")
+    quick = ["--c", "3", "--r", "64", "64", "--seconds", "0.05", "--out", out]
+    assert speed.main(["--a", "pidnet_s", *quick, "--weights", str(path)]) == 0
+    assert "479 loaded, 0 dropped" in capsys.readouterr().out
