@@ -10,6 +10,7 @@ checked.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -155,12 +156,10 @@ def tile(dataset: CheckedList, index: int, marked: bool) -> Tile:
     """Image and coloured label of one entry, as far as they can be read."""
     entry = dataset.entries[index]
     pictures = []
-    try:
+    with contextlib.suppress(DataError, OSError, MemoryError):  # the report says what is wrong
         pictures.append(dataset.load_image(index))
         if dataset.labelled:
             pictures.append(dataset.meta.colorize(dataset.load_label(index)))
-    except (DataError, OSError, MemoryError):
-        pass  # the report says what is wrong
     return Tile(pictures, f"{entry.line}: {entry.image}", marked)
 
 
