@@ -1,6 +1,7 @@
 """Loader processes do not grow from epoch to epoch."""
 
 import json
+import statistics
 import subprocess
 import sys
 
@@ -37,10 +38,14 @@ def pids():
     return [me, *map(int, open(f"/proc/{me}/task/{me}/children").read().split())]
 
 def memory(pid):
-    # What the process alone has and its share of what it has with others: sums are real memory.
+    # What the process allocated, shared memory by its share: sums are real memory. Pages of
+    # libraries are left out: their shares change when other programs start or end.
     for line in open(f"/proc/{pid}/smaps_rollup"):
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
+        name, number = line.split()[:2]
+        if name == "Pss_Anon:":
+            own = int(number)
+        if name == "Pss_Shmem:":
+            return own + int(number)
 
 used = []
 for epoch in range(epochs):
@@ -79,5 +84,7 @@ def test_memory_is_flat_over_twenty_epochs(root, pictures, way):
     used = json.loads(done.stdout)
     processes = 1 if way == "resident" else 3
     assert len(used) == EPOCHS and all(len(each) == processes for each in used)
-    settled, last = sum(used[SETTLED - 1]), max(sum(each) for each in used[-3:])
-    assert last <= GROWTH * settled, [sum(each) for each in used]
+    sums = [sum(each) for each in used]
+    # batches in flight vary by a few per cent from epoch to epoch, so medians are compared
+    settled, last = statistics.median(sums[SETTLED - 1 :][:3]), statistics.median(sums[-3:])
+    assert last <= GROWTH * settled, sums
