@@ -1,5 +1,5 @@
 """What to run. Imports nothing else of this project."""
 
-from configs.loader import get_config
+from .loader import get_config
 
 __all__ = ["get_config"]

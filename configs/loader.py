@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from configs.defaults import defaults
+from .defaults import defaults
 
 _MOVED = {
     "DATASET.NUM_CLASSES": "the class count is the number of class names of the dataset",

@@ -2,21 +2,21 @@
 
 import difflib
 
-from datasets.ade20k import ADE20K
-from datasets.boundary import label_boundary
-from datasets.cache import make_cache
-from datasets.camvid import CAMVID, SYNTHETIC
-from datasets.cityscapes import CITYSCAPES
-from datasets.cocostuff import COCOSTUFF10K, COCOSTUFF164K
-from datasets.device import DeviceLoader
-from datasets.files import read_image, read_list
-from datasets.loading import collate, make_loader
-from datasets.meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
-from datasets.private import read_meta
-from datasets.sampler import Draw, EpochBatchSampler
-from datasets.segmentation import SceneDataset, SegmentationDataset, quick_check
-from datasets.transforms import EvalTransform, Normalize, Sample, TrainTransform, check_crop
-from datasets.voc2012 import VOC2012
+from .ade20k import ADE20K
+from .boundary import label_boundary
+from .cache import make_cache
+from .camvid import CAMVID, SYNTHETIC
+from .cityscapes import CITYSCAPES
+from .cocostuff import COCOSTUFF10K, COCOSTUFF164K
+from .device.loader import DeviceLoader
+from .files import read_image, read_list
+from .loading import collate, make_loader
+from .meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
+from .private import read_meta
+from .sampler import Draw, EpochBatchSampler
+from .segmentation import SceneDataset, SegmentationDataset, quick_check
+from .transforms import EvalTransform, Normalize, Sample, TrainTransform, check_crop
+from .voc2012 import VOC2012
 
 __all__ = [
     "ColorEncoding",

@@ -4,7 +4,7 @@ Names and colours are those of the MIT Scene Parsing Benchmark (SceneParse150): 
 the first, but "television receiver" as published networks call it.
 """
 
-from datasets.meta import DatasetMeta, IdEncoding
+from .meta import DatasetMeta, IdEncoding
 
 CLASS_NAMES = (
     "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass",

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.transforms import Sample
+from .transforms import Sample
 
 try:
     import fcntl

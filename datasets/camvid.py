@@ -3,7 +3,7 @@
 The class order is that of the published PIDNet and RDRNet checkpoints.
 """
 
-from datasets.meta import ColorEncoding, DatasetMeta, IdEncoding
+from .meta import ColorEncoding, DatasetMeta, IdEncoding
 
 # Class name and its colour in the 32-colour label images; all other colours are ignored.
 CLASSES = (

@@ -1,6 +1,6 @@
 """Cityscapes: 19 classes, 2048x1024, 2975/500/1525 images (Cordts et al., CVPR 2016)."""
 
-from datasets.meta import DatasetMeta, IdEncoding
+from .meta import DatasetMeta, IdEncoding
 
 CLASS_NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",

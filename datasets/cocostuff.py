@@ -4,7 +4,7 @@ COCO-Stuff 164K labels all of COCO 2017 (118287/5000 images); COCO-Stuff 10K is 
 (9000/1000 images of COCO 2014).
 """
 
-from datasets.meta import DatasetMeta, IdEncoding
+from .meta import DatasetMeta, IdEncoding
 
 CLASS_NAMES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.meta import DataError, IdEncoding, LabelEncoding
+from .meta import DataError, IdEncoding, LabelEncoding
 
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 

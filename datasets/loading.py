@@ -9,8 +9,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from datasets.meta import DataError
-from datasets.sampler import EpochBatchSampler
+from .meta import DataError
+from .sampler import EpochBatchSampler
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

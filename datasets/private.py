@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import yaml
 
-from datasets.meta import ColorEncoding, DatasetMeta, IdEncoding, LabelEncoding
+from .meta import ColorEncoding, DatasetMeta, IdEncoding, LabelEncoding
 
 KEYS = ("class_names", "palette", "encoding", "ignored", "ignore_label", "class_weights")
 

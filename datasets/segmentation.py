@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.cache import SceneCache, Source, stamp_of
-from datasets.files import Entry, file_problem, find_list, read_image, read_label, read_list
-from datasets.meta import DataError, DatasetMeta
-from datasets.sampler import Draw, substitute
-from datasets.transforms import Sample, TrainTransform, check_crop
+from .cache import SceneCache, Source, stamp_of
+from .files import Entry, file_problem, find_list, read_image, read_label, read_list
+from .meta import DataError, DatasetMeta
+from .sampler import Draw, substitute
+from .transforms import Sample, TrainTransform, check_crop
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 

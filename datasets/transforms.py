@@ -10,8 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.boundary import label_boundary
-from datasets.color import ColorChange, draw_color, recolor
+from .boundary import label_boundary
+from .color import ColorChange, draw_color, recolor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

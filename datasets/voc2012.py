@@ -4,7 +4,7 @@ The augmented training set of 10582 images takes labels from the Semantic Bounda
 (Hariharan et al., ICCV 2011).
 """
 
-from datasets.meta import ColorEncoding, DatasetMeta, IdEncoding
+from .meta import ColorEncoding, DatasetMeta, IdEncoding
 
 CLASS_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",

@@ -1,6 +1,6 @@
 """Networks: tensor in, tensor out. Importing this package registers every family."""
 
-from models import (  # noqa: F401  (each registers its variants)
+from . import (  # noqa: F401  (each registers its variants)
     bisenetv1,
     bisenetv2,
     ddrnet,
@@ -10,9 +10,9 @@ from models import (  # noqa: F401  (each registers its variants)
     rtformer,
     rtlinearformer,
 )
-from models.base import SegModel, TrainOutputs
-from models.layers.reparam import fuse
-from models.registry import (
+from .base import SegModel, TrainOutputs
+from .layers.reparam import fuse
+from .registry import (
     accepted_options,
     build_backbone,
     build_model,

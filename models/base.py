@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.layers.resize import resize
+from .layers.resize import resize
 
 
 class TrainOutputs(NamedTuple):

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SegModel, TrainOutputs
-from models.layers.conv import ConvBN, ConvBNReLU
-from models.layers.head import FCNHead
-from models.layers.init import classifier_init, kaiming_init
-from models.layers.residual import basic_stage
-from models.registry import register
+from .base import SegModel, TrainOutputs
+from .layers.conv import ConvBN, ConvBNReLU
+from .layers.head import FCNHead
+from .layers.init import classifier_init, kaiming_init
+from .layers.residual import basic_stage
+from .registry import register
 
 
 class ResNet18(nn.Module):

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SegModel, TrainOutputs
-from models.layers.conv import ConvBN, ConvBNReLU
-from models.layers.head import FCNHead
-from models.layers.init import classifier_init, kaiming_init
-from models.layers.resize import resize_like
-from models.registry import register
+from .base import SegModel, TrainOutputs
+from .layers.conv import ConvBN, ConvBNReLU
+from .layers.head import FCNHead
+from .layers.init import classifier_init, kaiming_init
+from .layers.resize import resize_like
+from .registry import register
 
 
 class SemanticStem(nn.Module):

@@ -14,15 +14,15 @@ official code leaves to torch's default.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SegModel, TrainOutputs
-from models.layers.bilateral import BilateralStage
-from models.layers.context import DAPPM
-from models.layers.head import SegHead
-from models.layers.init import kaiming_init
-from models.layers.residual import Bottleneck, basic_stage
-from models.layers.resize import resize_like
-from models.layers.stem import Stem
-from models.registry import register
+from .base import SegModel, TrainOutputs
+from .layers.bilateral import BilateralStage
+from .layers.context import DAPPM
+from .layers.head import SegHead
+from .layers.init import kaiming_init
+from .layers.residual import Bottleneck, basic_stage
+from .layers.resize import resize_like
+from .layers.stem import Stem
+from .registry import register
 
 
 class DDRNet(SegModel):

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SegModel, TrainOutputs
-from models.layers.conv import ConvBN, ConvBNReLU, ResidualDepthwise
-from models.layers.drop_path import DropPath
-from models.layers.init import classifier_init, kaiming_init
-from models.layers.resize import resize, resize_like
-from models.registry import register, register_backbone
+from .base import SegModel, TrainOutputs
+from .layers.conv import ConvBN, ConvBNReLU, ResidualDepthwise
+from .layers.drop_path import DropPath
+from .layers.init import classifier_init, kaiming_init
+from .layers.resize import resize, resize_like
+from .registry import register, register_backbone
 
 PYRAMID = (11, 8, 6, 4)  # shorter sides of the pooled keys and values for a query side of 16
 

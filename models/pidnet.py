@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SegModel, TrainOutputs
-from models.layers.context import DAPPM, PAPPM
-from models.layers.conv import ConvBN, NormActConv
-from models.layers.head import SegHead
-from models.layers.init import kaiming_init
-from models.layers.residual import BasicBlock, Bottleneck, basic_stage
-from models.layers.resize import resize_like
-from models.layers.stem import Stem
-from models.registry import register
+from .base import SegModel, TrainOutputs
+from .layers.context import DAPPM, PAPPM
+from .layers.conv import ConvBN, NormActConv
+from .layers.head import SegHead
+from .layers.init import kaiming_init
+from .layers.residual import BasicBlock, Bottleneck, basic_stage
+from .layers.resize import resize_like
+from .layers.stem import Stem
+from .registry import register
 
 
 class PixelGuide(nn.Module):

@@ -18,15 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SegModel, TrainOutputs
-from models.layers.bilateral import BilateralStage
-from models.layers.context import PAPPM
-from models.layers.conv import ConvBN
-from models.layers.head import SegHead
-from models.layers.init import kaiming_init
-from models.layers.residual import Bottleneck
-from models.layers.resize import resize_like
-from models.registry import register
+from .base import SegModel, TrainOutputs
+from .layers.bilateral import BilateralStage
+from .layers.context import PAPPM
+from .layers.conv import ConvBN
+from .layers.head import SegHead
+from .layers.init import kaiming_init
+from .layers.residual import Bottleneck
+from .layers.resize import resize_like
+from .registry import register
 
 NORM = {"eps": 1e-3, "momentum": 0.03}
 

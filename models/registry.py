@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from models.base import SegModel
+from .base import SegModel
 
 _VARIANTS: dict[str, tuple[Callable[..., SegModel], dict]] = {}
 _BACKBONES: dict[str, tuple[Callable[..., nn.Module], dict]] = {}

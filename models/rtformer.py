@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SegModel, TrainOutputs
-from models.layers.context import DAPPM
-from models.layers.conv import ConvBN, NormActConv, NormConv
-from models.layers.drop_path import DropPath
-from models.layers.head import SegHead
-from models.layers.init import kaiming_init
-from models.layers.residual import basic_stage
-from models.layers.resize import resize_like
-from models.layers.stem import Stem
-from models.registry import register
+from .base import SegModel, TrainOutputs
+from .layers.context import DAPPM
+from .layers.conv import ConvBN, NormActConv, NormConv
+from .layers.drop_path import DropPath
+from .layers.head import SegHead
+from .layers.init import kaiming_init
+from .layers.residual import basic_stage
+from .layers.resize import resize_like
+from .layers.stem import Stem
+from .registry import register
 
 MOMENTUM = 0.9
 

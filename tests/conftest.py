@@ -11,7 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 torch.set_num_threads(1)  # threads that share a core with another process wait for each other
 SHARED = Path(os.environ.get("RTSEG_SHARED", ROOT.parent / "shared")).resolve()
 

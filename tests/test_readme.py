@@ -62,4 +62,4 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_table_of_networks_is_up_to_date(run):
-    run("tools/make_tables.py", "--check")
+    run("tools/pages/make_tables.py", "--check")

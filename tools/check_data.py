@@ -23,9 +23,8 @@ from tqdm import tqdm
 from configs import get_config
 from configs.loader import run_folder
 from datasets import DataError, get_meta
-from datasets.checking import CheckedList, examine_all
+from datasets.checking import CheckedList, Summary, examine_all
 from datasets.loading import cpu_count
-from datasets.summary import Summary
 from utils.contact_sheet import Tile, contact_sheet
 from utils.records import environment, require_folder, write_json
 from utils.visualize import write_png

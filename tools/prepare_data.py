@@ -20,9 +20,9 @@ import _init_paths
 from tqdm import tqdm
 
 from datasets import get_meta
-from datasets.convert import convert, pending, spelling_10k
 from datasets.loading import cpu_count
-from datasets.trees import SCANNERS, Tree, some
+from datasets.prepare.convert import convert, pending, spelling_10k
+from datasets.prepare.trees import SCANNERS, Tree, some
 from utils.records import atomic_write
 
 LABELS = {  # label files that lists can name; the first is the default

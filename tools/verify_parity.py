@@ -19,8 +19,8 @@ from typing import Any
 import _init_paths  # noqa: F401
 import torch
 from _init_paths import run_main
-from parity_blocks import UnknownError, block_builder
-from parity_losses import check_losses
+from parity.blocks import UnknownError, block_builder
+from parity.losses import check_losses
 from torch import Tensor, nn
 
 from models import (

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from utils.distributed import World, gather_objects
-from utils.records import atomic_file
+from .distributed import World, gather_objects
+from .records import atomic_file
 
 FORMAT = "rtseg-checkpoint-1"
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.distributed import World, gather_objects, sum_over_processes
-from utils.inference import predict_logits
-from utils.logger import RunLog
-from utils.optim import set_learning_rate
-from utils.run_state import Precision, Progress, StopRequest
+from .distributed import World, gather_objects, sum_over_processes
+from .inference import predict_logits
+from .logger import RunLog
+from .optim import set_learning_rate
+from .run_state import Precision, Progress, StopRequest
 
 MAX_BAD_STEPS = 20  # steps in a row without a finite loss and gradient before a run gives up
 

@@ -7,7 +7,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from utils.records import atomic_write
+from .records import atomic_write
 
 
 class RunLog:

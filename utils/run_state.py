@@ -7,7 +7,7 @@ from types import FrameType
 
 import torch
 
-from utils.distributed import World, sum_over_processes
+from .distributed import World, sum_over_processes
 
 
 class StopRequest:

@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.logger import read_metrics
-from utils.records import atomic_file, atomic_write
+from .logger import read_metrics
+from .records import atomic_file, atomic_write
 
 
 def side_by_side(

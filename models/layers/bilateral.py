@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.conv import ConvBN
-from models.layers.resize import resize_like
+from .conv import ConvBN
+from .resize import resize_like
 
 
 class BilateralStage(nn.Module):

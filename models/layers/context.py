@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers.conv import NormActConv
-from models.layers.resize import resize_like
+from .conv import NormActConv
+from .resize import resize_like
 
 _POOLS = ((5, 2), (9, 4), (17, 8))  # kernel, stride; padding keeps the grid "same"
 

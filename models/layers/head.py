@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.conv import ConvBN, ConvBNReLU
+from .conv import ConvBN, ConvBNReLU
 
 
 class SegHead(nn.Module):

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.conv import ConvBN
+from .conv import ConvBN
 
 
 class Stem(nn.Module):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from models.registry import is_known, resolve_name
-from models.weights.convert import (
+from ..registry import is_known, resolve_name
+from .convert import (
     Conversion,
     absent_training_heads,
     class_count,
@@ -15,7 +15,7 @@ from models.weights.convert import (
     recognise,
     rename_for,
 )
-from models.weights.readers import Checkpoint, read_checkpoint
+from .readers import Checkpoint, read_checkpoint
 
 __all__ = [
     "Checkpoint",

@@ -1,6 +1,6 @@
 """The checkpoints of both BiSeNets: mmsegmentation's, and torchvision's ResNet-18."""
 
-from models.weights.common import (
+from .common import (
     IMAGENET_DROPS,
     IMAGENET_KEYS,
     MM_CONV_BN,
@@ -10,7 +10,7 @@ from models.weights.common import (
     imagenet_fills,
     mm_modules,
 )
-from models.weights.rules import Dialect, Rule
+from .rules import Dialect, Rule
 
 
 def _resnet(theirs: str) -> tuple[Rule, ...]:

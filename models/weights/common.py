@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from models.weights.rules import Fill, Rule
+from .rules import Fill, Rule
 
 # Path below a module of the official code -> path below ours.
 CONV_BN = {"0": "conv", "1": "norm"}

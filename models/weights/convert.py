@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models import bisenetv1, bisenetv2, ddrnet, lrformer, pidnet, rdrnet, rtformer
-from models.layers.reparam import fuse
-from models.registry import build_backbone, build_model, list_backbones, list_models
-from models.weights.bisenet import BISENETV1, BISENETV2
-from models.weights.ddrnet import DDRNET
-from models.weights.lrformer import LRFORMER, LRFORMER_BACKBONE, LRHEAD
-from models.weights.pidnet import PIDNET
-from models.weights.rdrnet import RDRNET
-from models.weights.rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER, RTFORMER_BLOCK
-from models.weights.rules import (
+from .. import bisenetv1, bisenetv2, ddrnet, lrformer, pidnet, rdrnet, rtformer
+from ..layers.reparam import fuse
+from ..registry import build_backbone, build_model, list_backbones, list_models
+from .bisenet import BISENETV1, BISENETV2
+from .ddrnet import DDRNET
+from .lrformer import LRFORMER, LRFORMER_BACKBONE, LRHEAD
+from .pidnet import PIDNET
+from .rdrnet import RDRNET
+from .rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER, RTFORMER_BLOCK
+from .rules import (
     Dialect,
     Renaming,
     one_line,

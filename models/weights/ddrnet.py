@@ -1,6 +1,6 @@
 """DDRNet's checkpoints: the official code's, bare or inside a training wrapper, and mmseg's."""
 
-from models.weights.common import (
+from .common import (
     CONV_BN,
     HEAD,
     IMAGENET_DROPS,
@@ -18,7 +18,7 @@ from models.weights.common import (
     mm_exchanges,
     mm_modules,
 )
-from models.weights.rules import Dialect, Rule
+from .rules import Dialect, Rule
 
 
 def _stage(theirs: str, ours: str) -> tuple[Rule, ...]:

@@ -1,7 +1,7 @@
 """LRFormer's checkpoints: the official code's (mmsegmentation names), whole or backbone only."""
 
-from models.weights.common import MM_DROPS, mm_modules
-from models.weights.rules import Dialect, Fill, Rule
+from .common import MM_DROPS, mm_modules
+from .rules import Dialect, Fill, Rule
 
 ATTENTION = {
     "q": "query",  # the decoder's is a 1x1 convolution

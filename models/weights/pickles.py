@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
-from models.weights.names import MAX_TEXT, Name, RefusedError
+from .names import MAX_TEXT, Name, RefusedError
 
 MAX_OPERATIONS = 2_000_000  # of one pickle; the largest real checkpoints have some 100,000
 MAX_ARGUMENTS = 64  # of a call; also the dimensions of a tensor

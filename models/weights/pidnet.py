@@ -1,6 +1,6 @@
 """PIDNet's checkpoints: the official code's, bare or inside its training wrapper, and mmseg's."""
 
-from models.weights.common import (
+from .common import (
     CONV_BN,
     HEAD,
     IMAGENET_DROPS,
@@ -17,7 +17,7 @@ from models.weights.common import (
     imagenet_fills,
     mm_modules,
 )
-from models.weights.rules import Dialect, Rule
+from .rules import Dialect, Rule
 
 _OFFICIAL = (
     Rule("conv1", "stem", STEM),

@@ -1,7 +1,7 @@
 """RDRNet's checkpoints: the training form, and the official deployed form."""
 
-from models.rdrnet import NORM
-from models.weights.common import (
+from ..rdrnet import NORM
+from .common import (
     MM_DROPS,
     MM_DUAL_HEAD,
     MM_PYRAMID,
@@ -9,7 +9,7 @@ from models.weights.common import (
     mm_exchanges,
     mm_modules,
 )
-from models.weights.rules import Dialect, Fill, Rule
+from .rules import Dialect, Fill, Rule
 
 _BRANCHES = (("semantic_branch_layers", "low"), ("detail_branch_layers", "high"))
 

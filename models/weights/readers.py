@@ -16,10 +16,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from models.weights.names import MAX_TEXT, RefusedError
-from models.weights.pickles import DAMAGE, Inert, TooLongError, read_pickle
-from models.weights.rules import one_line
-from models.weights.stored import (
+from .names import MAX_TEXT, RefusedError
+from .pickles import DAMAGE, Inert, TooLongError, read_pickle
+from .rules import one_line
+from .stored import (
     ARRAY_CONSTRUCTORS,
     TENSOR_CONSTRUCTORS,
     NotNumbersError,

@@ -1,6 +1,6 @@
 """RTFormer's checkpoints: PaddleSeg's .pdparams."""
 
-from models.weights.common import (
+from .common import (
     HEAD,
     IMAGENET_DROPS,
     IMAGENET_KEYS,
@@ -8,7 +8,7 @@ from models.weights.common import (
     RESIDUAL_BLOCK,
     STEM,
 )
-from models.weights.rules import PADDLE_LEAVES, Dialect, Fill, Rule
+from .rules import PADDLE_LEAVES, Dialect, Fill, Rule
 
 _GROUPED_ATTENTION = {"k": "keys.conv.weight", "v": "values.weight", "norm": "keys.norm"}
 _FEED_FORWARD = {name: name for name in ("norm", "conv1", "conv2")}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.weights.names import Name, RefusedError
-from models.weights.pickles import MAX_ARGUMENTS, Inert
+from .names import Name, RefusedError
+from .pickles import MAX_ARGUMENTS, Inert
 
 _STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,

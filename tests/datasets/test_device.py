@@ -10,8 +10,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from datasets import DataError, DeviceLoader, Draw, EpochBatchSampler, TrainTransform, make_loader
 from datasets.color import OPERATIONS, ColorChange, recolor
-from datasets.device import SourceWindows, join_windows
-from datasets.render import Pixels, Renderer, pack
+from datasets.device.loader import SourceWindows, join_windows
+from datasets.device.render import Pixels, Renderer, pack
 from datasets.transforms import Augmentation, Sample
 
 CPU = torch.device("cpu")

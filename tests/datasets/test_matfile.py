@@ -7,7 +7,7 @@ import pytest
 from official_trees import mat_file
 
 from datasets import DataError
-from datasets.matfile import read_matrix
+from datasets.prepare.matfile import read_matrix
 
 # scipy.io.savemat(..., do_compression=True) of {"S": float64 (5, 7), "names": ..., "captions": ...}
 # and of {"GTcls": {"Boundaries": ..., "Segmentation": uint8 (6, 4), ...}}, with default_rng(0).

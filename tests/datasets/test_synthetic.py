@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datasets import Draw, TrainTransform, collate, get_meta, street, synthetic
-from datasets.synthetic import SyntheticScenes, draw_scene
+from datasets import Draw, TrainTransform, collate, get_meta
+from datasets.synthetic import SyntheticScenes, draw_scene, scenes, street
 
 CLASSES = 11
 NAMES = get_meta("synthetic").class_names
@@ -71,7 +71,7 @@ def test_no_pixel_is_left_unpainted(monkeypatch):
             self.raster[:] = 255
 
     expected = [draw_scene(index, 0, 181, 243)[1] for index in range(30)]
-    monkeypatch.setattr(synthetic, "View", Marked)
+    monkeypatch.setattr(scenes, "View", Marked)
     for index, label in enumerate(expected):
         assert np.array_equal(draw_scene(index, 0, 181, 243)[1], label)
 

@@ -1,17 +1,13 @@
 """The loading benchmark: both sides do the same work, records and page agree."""
 
 import json
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from pages.published_loading import PublishedLoading
 
 from datasets import ColorEncoding, SegmentationDataset, TrainTransform, get_meta
-
-sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "tools"))
-from published_loading import PublishedLoading
 
 CONFIG = "configs/camvid/pidnet_s_camvid_360x480.yaml"
 DATA = ["DATASET.TRAIN_SET", "list/camvid/val.lst"]
@@ -42,7 +38,7 @@ def record(shared, run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     file = folder / "records/data_camvid.json"
     size = ["--images", 24, "--rounds", 3, "--record", file, "--about", "Some of CamVid."]
-    run("tools/benchmark_data.py", "--cfg", CONFIG, *size, *DATA, "DATASET.ROOT", shared)
+    run("tools/pages/benchmark_data.py", "--cfg", CONFIG, *size, *DATA, "DATASET.ROOT", shared)
     return file
 
 
@@ -71,7 +67,7 @@ def test_large_frames_are_faster_by_what_is_promised(shared, run, tmp_path):
     record = tmp_path / "record.json"
     cfg = ["--cfg", "configs/cityscapes/pidnet_s_cityscapes.yaml", "--rounds", 5]
     data = ["--record", record, "DATASET.ROOT", tmp_path, "DATASET.TRAIN_SET", "frames.lst"]
-    run("tools/benchmark_data.py", *cfg, *data)
+    run("tools/pages/benchmark_data.py", *cfg, *data)
     content = json.loads(record.read_text())
     assert content["image_size"] == [1024, 2048] and content["images"] == 4
     assert content["ratio"]["none"] >= 1.7
@@ -94,22 +90,22 @@ def test_a_record_says_what_was_measured(record):
 
 def test_the_page_is_what_the_records_say(record, run):
     page = record.parents[1] / "performance.md"
-    run("tools/benchmark_data.py", "--page", page)
+    run("tools/pages/benchmark_data.py", "--page", page)
     text, content = page.read_text(), json.loads(record.read_text())
     assert "## camvid, 480x360, crop 480x360" in text and "Some of CamVid." in text
     assert content["command"] in text and f"{content['ratio']['none']:.2f}" in text
-    run("tools/benchmark_data.py", "--page", page, "--check")
+    run("tools/pages/benchmark_data.py", "--page", page, "--check")
     page.write_text(text.replace("times published", "times faster"))
-    run("tools/benchmark_data.py", "--page", page, "--check", status=1)
+    run("tools/pages/benchmark_data.py", "--page", page, "--check", status=1)
 
 
 def test_the_page_of_the_project_is_up_to_date(run):
-    run("tools/benchmark_data.py", "--page", "docs/performance.md", "--check")
+    run("tools/pages/benchmark_data.py", "--page", "docs/performance.md", "--check")
 
 
 def test_what_cannot_be_measured_is_said(refuses, tmp_path):
-    refuses(["--cfg", "--page"], "tools/benchmark_data.py")
-    refuses(["no data_*.json"], "tools/benchmark_data.py", "--page", tmp_path / "p.md")
+    refuses(["--cfg", "--page"], "tools/pages/benchmark_data.py")
+    refuses(["no data_*.json"], "tools/pages/benchmark_data.py", "--page", tmp_path / "p.md")
     synthetic = ["--cfg", "configs/synthetic/rtlinearformer_slim_synthetic.yaml"]
-    refuses(["synthetic", "no files"], "tools/benchmark_data.py", *synthetic)
-    refuses(["--images 0"], "tools/benchmark_data.py", "--cfg", CONFIG, "--images", 0)
+    refuses(["synthetic", "no files"], "tools/pages/benchmark_data.py", *synthetic)
+    refuses(["--images 0"], "tools/pages/benchmark_data.py", "--cfg", CONFIG, "--images", 0)

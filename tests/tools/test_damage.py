@@ -61,7 +61,6 @@ ACCEPTED = [
 @pytest.fixture
 def check(root, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
     """Runs the checker in this process; returns status and output."""
-    monkeypatch.syspath_prepend(root / "tools")
     monkeypatch.chdir(root)
     tool = importlib.import_module("check_data")
 

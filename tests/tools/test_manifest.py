@@ -1,14 +1,11 @@
 """The list of published weight files: whole, and used where a file is named."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(1, str(ROOT / "tools"))
-
 import manifest
 
 from models import accepted_options, list_backbones, list_models

@@ -11,7 +11,6 @@ from datasets import read_list
 @pytest.fixture
 def prepare(root, monkeypatch, capsys):
     """Runs the tool in this process; returns what it printed."""
-    monkeypatch.syspath_prepend(root / "tools")
     tool = importlib.import_module("prepare_data")
 
     def prepare_lists(*arguments: object, status: int = 0) -> str:

@@ -2,17 +2,14 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(1, str(ROOT / "tools"))
-
-import make_golden
 import verify_parity
+from parity import make_golden
 
 from models import list_backbones, list_models
 from utils.parity import read_fixture
@@ -205,7 +202,7 @@ def test_command_line(folder, run, tmp_path, capsys, monkeypatch):
     assert json.loads(record.read_text())["passed"] is True
 
     def main(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["verify_parity.py", *map(str, arguments)])
+        monkeypatch.setattr("sys.argv", ["verify_parity.py", *map(str, arguments)])
         return verify_parity.main(), capsys.readouterr().out.splitlines()[-1]
 
     folder("rtformer_gfa", lambda d: d["official"].update(constructor="Mixer(dim=3)"))
@@ -232,7 +229,7 @@ def test_make_golden_command(run, tmp_path, folder):
     other = json.loads((path.parent / "other.json").read_text())
     other["build"]["architecture"] = "segnet"
     (path.parent / "other.json").write_text(json.dumps(other))
-    result = run("tools/make_golden.py", path.parent, tmp_path / "out")
+    result = run("tools/parity/make_golden.py", path.parent, tmp_path / "out")
     assert "other.json: left out, architecture segnet" in result.stdout
     made = read_fixture(tmp_path / "out" / "toy.json")
     key, array = next(iter(arrays.items()))

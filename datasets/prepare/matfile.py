@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.meta import DataError
+from ..meta import DataError
 
 MOST_BYTES = 1 << 28  # of an unpacked element; a label has a few megabytes
 

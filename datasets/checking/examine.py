@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.files import Entry, read_image, read_label, scan_list
-from datasets.meta import DataError, DatasetMeta
-from datasets.segmentation import SegmentationDataset
-from datasets.transforms import EvalTransform
+from ..files import Entry, read_image, read_label, scan_list
+from ..meta import DataError, DatasetMeta
+from ..segmentation import SegmentationDataset
+from ..transforms import EvalTransform
 
 MOSTLY = 0.5  # share of pixels of classes that speaks for a label
 HARDLY = 0.05  # and against one

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.boundary import label_boundary
-from datasets.cache import GIGA, LEFT_FREE, free_memory
-from datasets.loading import make_loader
-from datasets.meta import DataError
-from datasets.render import Pixels, Renderer, pack
-from datasets.sampler import Draw, EpochBatchSampler
-from datasets.segmentation import SceneDataset, next_index
-from datasets.transforms import Sample, cut
+from ..boundary import label_boundary
+from ..cache import GIGA, LEFT_FREE, free_memory
+from ..loading import make_loader
+from ..meta import DataError
+from ..sampler import Draw, EpochBatchSampler
+from ..segmentation import SceneDataset, next_index
+from ..transforms import Sample, cut
+from .render import Pixels, Renderer, pack
 
 LARGEST_SHARE = 0.5  # of the free CUDA memory that resident scenes may take
 HOPELESS = 1.5  # times the limit, estimated by the first scene: not even tried

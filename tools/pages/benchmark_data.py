@@ -1,8 +1,8 @@
 """Measure how fast training samples are made, against the work of the published loader.
 
-    python tools/benchmark_data.py --cfg configs/camvid/pidnet_s_camvid_360x480.yaml \
+    python tools/pages/benchmark_data.py --cfg configs/camvid/pidnet_s_camvid_360x480.yaml \
         --record docs/records/data_camvid.json DATASET.ROOT data/
-    python tools/benchmark_data.py --page docs/performance.md
+    python tools/pages/benchmark_data.py --page docs/performance.md
 
 The first command makes the same samples (same images, same scales) in turns by the published
 loader's work and by ours without a cache, with a cache in memory and with one on disk; in one
@@ -21,14 +21,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import _init_paths
 import cv2
 import torch
 from builders import build_dataset
-from performance_page import write_page
-from published_loading import PublishedLoading
+from pages.performance_page import write_page
+from pages.published_loading import PublishedLoading
 
 import datasets.segmentation
 import datasets.transforms
@@ -100,7 +103,7 @@ def main() -> int:
         "kind": "training data",
         "dataset": dataset.meta.name,
         "about": args.about,
-        "command": shlex.join(["python", "tools/benchmark_data.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "tools/pages/benchmark_data.py", *sys.argv[1:]]),
         "config": args.cfg,
         "image_size": list(size),
         "crop_size": list(rule.crop_size),

@@ -1,6 +1,6 @@
 """Make compact golden files from full parity fixtures.
 
-    python tools/make_golden.py FOLDER tests/golden
+    python tools/parity/make_golden.py FOLDER tests/golden
 
 Per case a few hundred values of the outputs, at seeded positions, are written into the JSON
 itself; inputs are stated by their seeds. The files have the format that tools/verify_parity.py
@@ -11,14 +11,18 @@ project does not have, and those whose weights are in a file of their own.
 import argparse
 import json
 import re
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import _init_paths  # noqa: F401
 import numpy as np
 from _init_paths import run_main
-from verify_parity import UnknownError, builder
+from parity.blocks import UnknownError
+from verify_parity import builder
 
 from utils.parity import Fixture, decode, encode, read_fixture, sample_indices
 from utils.records import atomic_write

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.cocostuff import COCOSTUFF10K, COCOSTUFF164K
-from datasets.files import read_label
-from datasets.matfile import read_matrix
-from datasets.meta import DataError, DatasetMeta
-from datasets.voc2012 import VOC2012
+from ..cocostuff import COCOSTUFF10K, COCOSTUFF164K
+from ..files import read_label
+from ..meta import DataError, DatasetMeta
+from ..voc2012 import VOC2012
+from .matfile import read_matrix
 
 SUFFIX = "_labelTrainIds.png"
 MOST_LOOKED_AT = 100  # files of one folder

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.color import OPERATIONS, ColorChange
-from datasets.transforms import Augmentation, TrainTransform
+from ..color import OPERATIONS, ColorChange
+from ..transforms import Augmentation, TrainTransform
 
 
 class Pixels(NamedTuple):

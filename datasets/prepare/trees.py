@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.camvid import split_of
-from datasets.convert import SUFFIX
-from datasets.files import REPOSITORY_DATA, read_list
+from ..camvid import split_of
+from ..files import REPOSITORY_DATA, read_list
+from .convert import SUFFIX
 
 PHOTOS = (".jpg", ".jpeg", ".png")
 Frames = dict[str, Path]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.checking import CheckedList, Finding
+from .examine import CheckedList, Finding
 
 USUAL = 0.9  # a size that this share of the images has makes other sizes outliers
 FAR = 16  # else: so many times more or fewer pixels than the median

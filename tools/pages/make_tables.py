@@ -1,6 +1,6 @@
 """Write the generated tables of the documentation.
 
-    python tools/make_tables.py [--check]
+    python tools/pages/make_tables.py [--check]
 
 Fills README.md between the zoo markers and pretrained_models/README.md between the manifest
 markers. Parameters and multiply-adds are counted from the registry's networks; published accuracy
@@ -12,7 +12,11 @@ date.
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import _init_paths
 import torch
@@ -44,7 +48,7 @@ def main() -> int:
             continue
         outdated += 1
         if args.check:
-            print(f"{page} is not up to date; run python tools/make_tables.py")
+            print(f"{page} is not up to date; run python tools/pages/make_tables.py")
         else:
             atomic_write(path, fresh)
             print(f"wrote the {name} table of {page}")
@@ -53,7 +57,10 @@ def main() -> int:
 
 def replace_table(text: str, name: str, table: str, page: str) -> str:
     """`text` with `table` between the markers of `name`."""
-    begin, end = f"<!-- {name}: written by tools/make_tables.py -->", f"<!-- end of {name} -->"
+    begin, end = (
+        f"<!-- {name}: written by tools/pages/make_tables.py -->",
+        f"<!-- end of {name} -->",
+    )
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{page} must hold the markers {begin} and {end} once each")
     head, rest = text.split(begin)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 import cv2
 import numpy as np
 
-from datasets import street
-from datasets.camvid import SYNTHETIC
-from datasets.segmentation import SceneDataset, Transform
-from datasets.street import FAR, HAZE_DEPTH, MOST_HAZE, NEAR, View
-from datasets.transforms import EvalTransform, Sample
+from ..camvid import SYNTHETIC
+from ..segmentation import SceneDataset, Transform
+from ..transforms import EvalTransform, Sample
+from . import street
+from .street import FAR, HAZE_DEPTH, MOST_HAZE, NEAR, View
 
 Thing = tuple[float, Callable[..., None], tuple]  # depth, painter, its arguments
 Foot = tuple[float, float, float]  # x, z, radius of the shadow

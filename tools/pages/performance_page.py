@@ -1,4 +1,4 @@
-"""docs/performance.md, from the records of tools/benchmark_data.py."""
+"""docs/performance.md, from the records of tools/pages/benchmark_data.py."""
 
 import json
 import statistics
@@ -10,13 +10,13 @@ from utils.records import atomic_write
 
 HEAD = """# How fast training data is made
 
-<!-- Written by tools/benchmark_data.py --page docs/performance.md; edit that program instead. -->
+<!-- Written by tools/pages/benchmark_data.py --page docs/performance.md; edit that program. -->
 
 One sample is: read and decode image and label, class indices, boundary target, random scale, crop
 with padding, flip, normalisation to float32 planes. "Published" is that work as the PIDNet
 repository does it (whole image scaled in the loader, float arithmetic), written anew in
-`tools/published_loading.py`. Both make the same samples (same images, same scales) in turns, in
-one process and one thread. Times are CPU time; the ratio is the median over the rounds. The
+`tools/pages/published_loading.py`. Both make the same samples (same images, same scales) in turns,
+in one process and one thread. Times are CPU time; the ratio is the median over the rounds. The
 machine may be shared: compare numbers of one table, not of two.
 
 What ours does otherwise:

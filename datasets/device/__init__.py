@@ -1,0 +1,5 @@
+"""Batches made on the training device."""
+
+from .loader import DeviceLoader
+
+__all__ = ["DeviceLoader"]
