@@ -18,7 +18,7 @@ import _init_paths
 import numpy as np
 import torch
 from builders import build_dataset, build_network, load_into
-from manifest import published_score, sha256, where_to_get
+from manifest import published_score, where_to_get
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -28,7 +28,7 @@ from datasets import SceneDataset, get_meta, make_loader, quick_check
 from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
 from utils.metrics import ConfusionMatrix
-from utils.records import atomic_write, environment, write_json
+from utils.records import atomic_write, environment, sha256, write_json
 from utils.visualize import side_by_side, write_png
 
 

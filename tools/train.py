@@ -33,6 +33,7 @@ from yacs.config import CfgNode
 from configs import get_config
 from configs.loader import changed_keys, run_folder
 from datasets import EpochBatchSampler, get_meta, make_loader, quick_check
+from models.weights import read_checkpoint
 from utils.checkpoint import (
     keep_earlier_run,
     random_state,
@@ -119,7 +120,9 @@ def main() -> int:
     report = "random initialisation"
     saved, weights = None, config.MODEL.PRETRAINED
     if t.RESUME and (folder / "last.pt").exists():
-        saved = read_resumable(folder / "last.pt", model.architecture, meta.class_names)
+        saved = read_resumable(
+            folder / "last.pt", read_checkpoint, model.architecture, meta.class_names
+        )
         refuse_changes(config, saved["config"], folder / "last.pt")
     elif weights:
         report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")

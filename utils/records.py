@@ -1,6 +1,7 @@
 """Files that are never half written, and the facts that a measured number needs beside it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -41,6 +42,15 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
 def write_json(path: str | Path, record: Any) -> None:
     """Write `record` as indented JSON, atomically. NaN and infinity are refused (ValueError)."""
     atomic_write(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def require_folder(path: str | Path, key: str) -> None:

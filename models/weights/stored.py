@@ -127,6 +127,29 @@ class StoredArray(Inert):
         return buffers[known].reshape(shape)
 
 
+def plain(value: Any, tensor: Callable[[Any], Tensor], done: dict[int, Any]) -> Any:
+    """`value` with every stored tensor made by `tensor`, also those in dicts, lists and tuples.
+
+    done: what has been made, by the id of what it was made of; a container may come many times,
+    or hold itself.
+    """
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, (StoredTensor, StoredArray)):
+        done[id(value)] = tensor(value)
+    elif type(value) is dict:
+        done[id(value)] = made = {}
+        made.update((key, plain(item, tensor, done)) for key, item in value.items())
+    elif type(value) is list:
+        done[id(value)] = made = []
+        made.extend(plain(item, tensor, done) for item in value)
+    elif type(value) is tuple:
+        done[id(value)] = tuple(plain(item, tensor, done) for item in value)
+    else:
+        return value
+    return done[id(value)]
+
+
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
     return StoredTensor(storage, offset, size, stride, None)
 

@@ -1,11 +1,12 @@
 """Records are written whole and say what they were measured on."""
 
+import hashlib
 import json
 import math
 
 import pytest
 
-from utils.records import atomic_file, atomic_write, environment, write_json
+from utils.records import atomic_file, atomic_write, environment, sha256, write_json
 
 
 def test_a_file_appears_only_when_whole(tmp_path):
@@ -29,6 +30,12 @@ def test_json_has_no_values_that_json_does_not_know(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "x.json", {"a": math.nan})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, None]}
+
+
+def test_digest_of_a_file_longer_than_a_block(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "x").write_bytes(content)
+    assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
 def test_environment_names_hardware_and_versions():
