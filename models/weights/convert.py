@@ -173,7 +173,7 @@ def _matrix(shape: Sequence[int]) -> tuple[int, ...]:
 def _explain(model, state, renaming: Renaming, problem: _Problem, reset: tuple[str, ...]) -> str:
     """What is wrong, without the name of the source."""
     own, name = model.state_dict(), getattr(model, "architecture", "") or type(model).__name__
-    classes = _class_mismatch(own, state, renaming, problem)
+    classes = _class_mismatch(model, state, renaming, problem)
     if classes and not problem.unknown and not problem.absent:
         theirs, ours = classes
         return (
@@ -206,14 +206,14 @@ def _explain(model, state, renaming: Renaming, problem: _Problem, reset: tuple[s
     )
 
 
-def _class_mismatch(own, state, renaming, problem: _Problem) -> tuple[int, int] | None:
+def _class_mismatch(model, state, renaming, problem: _Problem) -> tuple[int, int] | None:
     """(classes in the source, classes of the model) if that is all that misfits."""
-    counts = set()
+    own, counts = model.state_dict(), set()
     for target in problem.misfits:
         ours, theirs = own[target].shape, state[renaming.sources[target]].shape
-        if ours[1:] != theirs[1:] or len(ours) != len(theirs) or not ours:
+        if ours[:1] != (getattr(model, "num_classes", None),):
             return None
-        if ".classify." not in target:
+        if len(theirs) != len(ours) or theirs[1:] != ours[1:]:
             return None
         counts.add((theirs[0], ours[0]))
     return counts.pop() if len(counts) == 1 else None
@@ -239,14 +239,14 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
         kind, renaming = type(probe).__name__, rename_for(probe, state)
         own = probe.state_dict()
         problem = _find_problem(own, state, renaming)
-        if _class_mismatch(own, state, renaming, problem):
+        if _class_mismatch(probe, state, renaming, problem):
             problem.misfits.clear()  # another class count is the same architecture
         if not any(problem) or _only_heads_absent(probe, problem):
             return name
         known = renaming.sources and not renaming.unknown and name in list_models()
         if known and kind != besides:
             families[kind] = renaming.dialect.name
-        if renaming.unknown and _fused_keys(name).issuperset(state):
+        if renaming.unknown and _is_fused(name, state):
             return f"fused {kind} weights (load those from before fusing)"
     if len(families) == 1:
         (family, dialect), *_ = families.items()
@@ -257,14 +257,17 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
 def class_count(name: str, keys: Mapping[str, Tensor], options: Mapping) -> int | None:
     """Classes of the main head that a state dict holds for an architecture; None without one."""
     with torch.device("meta"):
-        sources = rename_for(build_model(name, 2, **options), keys).sources
-    key = sources.get("head.classify.weight")
-    if key is None:
-        return None
-    shape = tuple(keys[key].shape)
-    if not shape or shape[0] > _MAX_CLASSES:
-        raise ValueError(f"{one_line(key)} is {_shape(keys[key])}, which is no head of {name}")
-    return shape[0]
+        model, other = (build_model(name, classes, **options) for classes in (2, 3))
+    own, sources = other.state_dict(), rename_for(model, keys).sources
+    for target, tensor in model.state_dict().items():
+        if target in sources and target.startswith("head.") and own[target].shape != tensor.shape:
+            key, shape = sources[target], keys[sources[target]].shape
+            if not shape or shape[0] > _MAX_CLASSES:
+                raise ValueError(
+                    f"{one_line(key)} is {_shape(keys[key])}, which is no head of {name}"
+                )
+            return shape[0]
+    return None
 
 
 @functools.cache
@@ -277,6 +280,15 @@ def _probe(name: str) -> nn.Module:
 @functools.cache
 def _fused_keys(name: str) -> frozenset[str]:
     return frozenset(fuse(_probe(name)).state_dict())
+
+
+def _is_fused(name: str, keys: Iterable[str]) -> bool:
+    """Whether an architecture has these keys once fused. Fusing is slow: it must have these
+    modules for a start."""
+    modules = {module for module, _ in _probe(name).named_children()}
+    if any(key.partition(".")[0] not in modules for key in keys):
+        return False
+    return _fused_keys(name).issuperset(keys)
 
 
 def _heads(reset: tuple[str, ...], keys: Iterable[str]) -> tuple[str, ...]:

@@ -44,7 +44,9 @@ WRAPPERS = (
 # Entries of this project's own checkpoints that say what the weights are of.
 FACTS = {"architecture": str, "options": dict, "dataset": str, "class_names": list, "format": str}
 
-_DAMAGE = (*DAMAGE, OSError, RuntimeError, zipfile.BadZipFile, struct.error)
+_DAMAGE = (
+    *DAMAGE, OSError, RuntimeError, zipfile.BadZipFile, struct.error, safetensors.SafetensorError,
+)  # fmt: skip
 _STORED = (Tensor, StoredTensor, StoredArray)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_TORCH = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
@@ -81,12 +83,11 @@ def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) ->
         ValueError: a directory, empty, too large, damaged, hostile, or no checkpoint.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; expected {ACCEPTED}")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a device or a pipe; expected {ACCEPTED}")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected {ACCEPTED}")
+    if not path.is_file():
+        kind = "directory" if path.is_dir() else "device or a pipe"
+        raise ValueError(f"{path} is a {kind}; expected {ACCEPTED}")
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path} is empty (0 bytes); expected {ACCEPTED}")
@@ -124,7 +125,7 @@ def _read(stream: BinaryIO, size: int) -> tuple[Any, Any]:
     if start.startswith((b"\x80", *_OLD_PICKLES)):
         return read_pickle(stream, ARRAY_CONSTRUCTORS), None
     if size > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= size - 8:
-        return _read_safetensors(stream), None
+        return safetensors.torch.load_file(stream.name), None  # its header is checked first
     raise _FormatError(f"({size} bytes) is not a checkpoint; expected {ACCEPTED}")
 
 
@@ -201,14 +202,6 @@ def _read_legacy(stream: BinaryIO, size: int):
         return stream.read(length)
 
     return content, storage_bytes
-
-
-def _read_safetensors(stream: BinaryIO) -> dict[str, Tensor]:
-    """Checked by its header before the rest is read."""
-    try:
-        return safetensors.torch.load_file(stream.name)
-    except safetensors.SafetensorError as error:
-        raise pickle.UnpicklingError(str(error)) from error
 
 
 def _unwrap(content: Any, wanted: Mapping[str, type]) -> tuple[Mapping, dict[str, Any]]:

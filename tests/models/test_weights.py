@@ -1,24 +1,14 @@
 """Weights enter completely or not at all, and a refusal says what is wrong."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_files import DIALECTS, STEM_BIASES, equal, foreign, golden_keys, refuse, small
 
-from models import build_model, fuse
-from models.weights import convert_state_dict, load_weights, rename_for
+from models import build_model, fuse, list_models
+from models.weights import class_count, convert_state_dict, load_weights, rename_for
 from models.weights.rules import Dialect, Rule, one_line, rename_keys, strip_wrappers
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save_as(content: object, name: str = "weights.pt", **how) -> Path:
-        torch.save(content, tmp_path / name, **how)
-        return tmp_path / name
-
-    return save_as
 
 
 def test_conversion_in_memory_leaves_the_model_alone():
@@ -96,6 +86,15 @@ def test_class_counts_are_named(save):
     refuse(small(), path, sentence, reset=("head",))
     model, *_ = foreign("rtformer_slim")
     refuse(small("rtformer_slim", 7), save(model.state_dict()), "has 3 classes, rtformer_slim .* 7")
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_class_counts_of_every_architecture_are_told(name):
+    with torch.device("meta"):
+        model, other = build_model(name, 7), build_model(name, 5)
+    assert class_count(name, other.state_dict(), {}) == 5
+    with pytest.raises(ValueError, match=rf"has 5 classes, {name} here has 7.*\('head'"):
+        convert_state_dict(model, other.state_dict())
 
 
 def test_other_architectures_are_recognised(save):
