@@ -31,6 +31,7 @@ from builders import (
 from yacs.config import CfgNode
 
 from configs import get_config
+from configs.arguments import config_words, parse_arguments
 from configs.loader import changed_keys, run_folder
 from datasets import EpochBatchSampler, get_meta, make_loader, quick_check
 from models.weights import read_checkpoint
@@ -285,7 +286,7 @@ def main() -> int:
             plot_curve(log.metrics_file, folder / "curve.png")
     if progress.best_epoch:
         log.info(f"best mIoU {100 * progress.best_miou:.2f} after epoch {progress.best_epoch}")
-    again = shlex.join(["--cfg", args.cfg, *args.opts])
+    again = shlex.join(config_words(args))
     log.info(f"run folder {folder}; score it: python tools/eval.py {again}")
     log.close()
     end_world()
@@ -334,10 +335,8 @@ def parse_args() -> argparse.Namespace:
         description="Train the network of a configuration.",
         epilog="Every key of configs/defaults.py can follow as KEY VALUE.",
     )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration file")
     parser.add_argument("--seed", type=int, help="replaces SEED")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
-    args = parser.parse_intermixed_args()
+    args = parse_arguments(parser)
     if args.seed is not None:
         args.opts += ["SEED", str(args.seed)]
     return args
