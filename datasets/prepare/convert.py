@@ -72,8 +72,8 @@ _CONVERTERS: dict[str, Callable[[Job], str | None]] = {
 
 def _encode(meta: DatasetMeta, encoding: str, path: Path, *names: str) -> np.ndarray:
     values = read_matrix(path, *names)
-    if values.size and (values.min() < 0 or values.max() > 255):
-        raise DataError(f"{path} holds label values outside 0..255")
+    if not np.isin(values, np.arange(256)).all():
+        raise DataError(f"{path} holds label values that are not whole numbers of 0..255")
     return meta.encode(np.ascontiguousarray(values.astype(np.uint8)), encoding, str(path))
 
 
