@@ -43,8 +43,10 @@ def main() -> int:
     workers = config.WORKERS if args.workers is None else args.workers
     if workers < 0:
         raise ValueError(f"--workers is {workers}; accepted: 0 and above")
-    names = dict.fromkeys((config.DATASET.TRAIN_SET, config.DATASET.TEST_SET))
-    lists = [CheckedList(config.DATASET.ROOT, name, meta, config.DATASET.LABELS) for name in names]
+    d = config.DATASET
+    names = dict.fromkeys((d.TRAIN_SET, d.TEST_SET))
+    repeats = {d.TRAIN_SET: d.REPEATED_LINES, d.TEST_SET: False}
+    lists = [CheckedList(d.ROOT, name, meta, d.LABELS, repeats=repeats[name]) for name in names]
     print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
     folder = run_folder(config, args.cfg)
     out = args.out or folder.with_name(f"check_{folder.name}")

@@ -51,8 +51,8 @@ def main() -> int:
         raise FileNotFoundError(f"weights {path} do not exist{hint}")
     report = load_into(model, path, meta, key="TEST.MODEL_FILE", inference=True)
     dataset = build_dataset(config, train=False)
-    quick_check(dataset)
-
+    for remark in quick_check(dataset):
+        print(f"warning: {remark}")
     print(f"{path}: {report}; on {world.device}")
     loader = make_loader(
         dataset,

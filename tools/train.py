@@ -27,6 +27,7 @@ from builders import (
     build_train_loader,
     load_into,
     require_weights,
+    unused_weights,
 )
 from yacs.config import CfgNode
 
@@ -82,8 +83,7 @@ def main() -> int:
     model = build_network(config, meta)
     train_set = build_dataset(config, train=True, need_boundary=model.has_boundary)
     test_set = build_dataset(config, train=False)
-    quick_check(train_set)
-    quick_check(test_set)
+    remarks = [*quick_check(train_set), *quick_check(test_set), *unused_weights(config, meta)]
     if not test_set.labelled:
         raise ValueError(
             f"DATASET.TEST_SET {config.DATASET.TEST_SET} names no labels; training scores every "
@@ -156,6 +156,8 @@ def main() -> int:
     log = RunLog(folder, enabled=world.is_main)
     if config.GPUS and world.device.type == "cpu":
         log.info("GPUS 0: there is no CUDA device on this machine; training on the CPU")
+    for remark in remarks:
+        log.info(f"warning: {remark}")
     if aside is not None:
         log.info(f"an earlier run was in {folder}; it is kept as {aside}")
     if t.RESUME and saved is None:
@@ -273,8 +275,9 @@ def main() -> int:
         if result:
             log.info(confusion.table())
         log.info(epoch_line(record, t.END_EPOCH, progress))
-        if train_set.cache is not None and epoch == 1:
-            scenes, size = train_set.cache.usage()
+        cache = train_loader.dataset.cache
+        if cache is not None and epoch == 1:
+            scenes, size = cache.usage()
             log.info(f"cache: {scenes} of {len(train_set)} images, {size / 1e9:.2f} GB")
         progress.end_epoch()
         save("last.pt", *(["best.pt"] if is_best else []))

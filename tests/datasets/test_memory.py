@@ -26,7 +26,7 @@ dataset = SegmentationDataset(
 )
 sampler = EpochBatchSampler(len(dataset), 4, seed=0)
 if way in ("none", "ram", "disk"):
-    dataset.cache = make_cache(way, len(dataset), 0.05, root + "/cache")
+    dataset = dataset.with_cache(make_cache(way, len(dataset), 0.05, root + "/cache"))
     loader = make_loader(dataset, batch_sampler=sampler, workers=2)
 else:
     limit = 1.0 if way == "resident" else 0.0
