@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong is said in a
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-KINDS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "PPM", "GIF", "JPEG2000", "AVIF")
+KINDS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "JPEG2000", "AVIF")
 # What Pillow raises over files that are damaged or made to do harm.
 ERRORS = (
     OSError,

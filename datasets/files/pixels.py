@@ -132,8 +132,10 @@ def _check_label(header: Header, source: str) -> None:
         )
     if header.kind == "PPM" and header.bits < 8:
         raise DataError(f"{source} is a PNM whose largest value is not 255; {_LABELS}")
-    if header.bands > MOST_BANDS:
+    if header.bands > MOST_BANDS or (header.kind == "TIFF" and header.bands == 2):
         raise DataError(f"{source} has {header.bands} bands; a label has one, or three of a colour")
+    if header.frames > 1:
+        raise DataError(f"{source} has {header.frames} frames; a label is one picture")
     if is_too_large(header.size):
         raise DataError(_too_large(header.size, source))
 
