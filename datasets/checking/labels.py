@@ -93,7 +93,8 @@ def _compare(
 ) -> tuple[list[str], list[str]]:
     scheme, total = meta.encoding(encoding), int(counts.pixels.sum())
     values = np.flatnonzero(counts.pixels).astype(np.uint8)
-    now, spoken = _classes(scheme, counts), _spoken_by(names, meta, encoding)
+    now = _classes(scheme, counts)
+    spoken = None if named else _spoken_by(names, meta, encoding)
     keep = f"DATASET.LABELS {encoding} keeps it as it is"
     for name, other in meta.encodings.items():
         fits = isinstance(other, IdEncoding) and other is not scheme
