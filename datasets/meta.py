@@ -1,6 +1,5 @@
 """What the pixels of a dataset mean: class names, colours, and how label files encode them."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,7 +166,9 @@ class DatasetMeta:
             raise ValueError(
                 f"{self.name}: {len(weights)} class weights for {self.num_classes} classes"
             )
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        with np.errstate(over="ignore"):
+            used = np.array(weights, np.float32)  # as the loss takes them
+        if not np.isfinite(used).all() or used.min() < 0 or not used.any():
             raise ValueError(
                 f"{self.name}: class weights {', '.join(f'{weight:g}' for weight in weights)}; "
                 "accepted: finite numbers of 0 or more, at least one of them above 0"
