@@ -16,6 +16,7 @@ setup(
         "torch>=2.11",
         "numpy>=2.0",
         "opencv-python-headless>=4.11",
+        "pillow>=11.3,<13",
         "yacs>=0.1.8",
         "pyyaml>=6.0",
         "tensorboardX>=2.6",

@@ -121,7 +121,7 @@ def _examine_image(dataset: CheckedList, finding: Finding) -> None:
     data = (dataset.folder / file).read_bytes()
     header = read_header(data)
     finding.bits = header.bits if header else 8
-    oddities = photograph_oddities(data, header)
+    oddities = photograph_oddities(data, header, image)
     if _is_flat(image):
         oddities.append("is of a single colour")
     finding.suspicions += [f"{where}{file} {oddity}" for oddity in oddities]

@@ -93,7 +93,7 @@ def _compare(
 ) -> tuple[list[str], list[str]]:
     scheme, total = meta.encoding(encoding), int(counts.pixels.sum())
     values = np.flatnonzero(counts.pixels).astype(np.uint8)
-    now = _classes(scheme, counts)
+    now, unknown = _classes(scheme, counts), scheme.unknown_values(values)
     spoken = None if named else _spoken_by(names, meta, encoding)
     keep = f"DATASET.LABELS {encoding} keeps it as it is"
     for name, other in meta.encodings.items():
@@ -102,7 +102,7 @@ def _compare(
             continue
         then = _classes(other, counts)
         gained = [v for v in values.tolist() if v in other.ids and v not in scheme.ids]
-        if then > now and (len(gained) >= SEVERAL or spoken == name):
+        if then > now and (len(gained) >= SEVERAL or spoken == name or unknown):
             sentence = (
                 f"{counts.labels} labels hold the values {format_ranges(values.tolist())}: read as "
                 f"{encoding} {now / total:.0%} of their pixels are classes, read as {name} "
@@ -110,7 +110,7 @@ def _compare(
             )
             if named:
                 return [], [f"{sentence}; is {encoding} meant, as DATASET.LABELS says?"]
-            if then - now >= CLEARLY * total or spoken == name:
+            if then - now >= CLEARLY * total or spoken == name or unknown:
                 return [f"{sentence}; set DATASET.LABELS {name} ({keep})"], []
             return [], [f"{sentence}; if they are such, set DATASET.LABELS {name} ({keep})"]
         if not named and _lacks_its_ignored(scheme, other, counts):

@@ -14,14 +14,16 @@ TURNS = {
     7: "mirrored and turned by 90 degrees",
     8: "turned by 90 degrees to the left",
 }
+FEW_LEVELS = 128  # of 256
 PLAIN = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # kinds whose header says all about bands and bits
 
 
-def photograph_oddities(data: bytes, header: Header | None) -> list[str]:
+def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -> list[str]:
     """What a photograph carries that reading it turns or drops, as ends of sentences.
 
     Args:
-        data: a whole file that `read_image` decodes.
+        data: the whole file.
+        image: what `read_image` makes of it.
     """
     found = []
     if header and header.orientation != 1:
@@ -37,14 +39,13 @@ def photograph_oddities(data: bytes, header: Header | None) -> list[str]:
     bands = header.bands if header else channels
     bits = 8 * stored.dtype.itemsize
     facts = f"has {bands} band{'s' if bands > 1 else ''} of {bits} bits"
-    if stored.dtype == np.uint16:
-        largest = int(stored[..., :3].max() if channels > 1 else stored.max())
-        used = largest.bit_length()
-        if used < bits:
-            found.append(
-                f"{facts}, of which {used} are used; the upper 8 are read, which keeps "
-                f"{(largest >> 8) + 1} grey levels: scale it to 0..255 and save it as 8 bits"
-            )
+    levels = int(image.max()) + 1
+    if stored.dtype == np.uint16 and levels <= FEW_LEVELS:
+        used = int(stored[..., :3].max() if channels > 1 else stored.max()).bit_length()
+        found.append(
+            f"{facts}, of which {used} are used; the upper 8 are read, which keeps {levels} grey "
+            "levels: scale it to 0..255 and save it as 8 bits"
+        )
     if bands in (2, 4) and not _is_opaque(stored, channels):
         last = "second" if bands == 2 else "fourth"
         found.append(

@@ -35,7 +35,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str | Path, source: str | None = None) -> np.ndarray:
-    """Decode a photograph to (H, W, 3) uint8 RGB, upright as its EXIF orientation says.
+    """Decode a photograph to (H, W, 3) uint8 RGB, upright as its EXIF orientation says (not AVIF).
 
     Of 16 bits per value the upper 8 are kept, of four bands the first three.
 

@@ -140,6 +140,15 @@ def test_label_ids_of_few_classes_are_never_refused(tmp_path, count):
     assert quick(tmp_path, meta, "labelIds")[0].endswith("as DATASET.LABELS says?")
 
 
+def test_one_unknown_value_does_not_turn_the_advice_around(tmp_path):
+    meta = get_meta("cityscapes")
+    labels = [draw(STREET, seed) for seed in range(3)]
+    labels[1][5, 5] = 33
+    write(tmp_path, meta, labels)
+    (problem,) = check_list(tmp_path, "train.lst", meta, "labelTrainIds").problems
+    assert "label value 33 in labels/frame1.png is neither a class" in problem
+
+
 # ADE20K: 1..150 with 0 for the rest, or 0..149 with 255
 
 
@@ -151,6 +160,8 @@ def test_reduced_ade20k_labels_are_recognised_by_255(tmp_path):
     words = r"value 255 in labels/frame0.png .* as DATASET.LABELS reduced all its values would be"
     with pytest.raises(DataError, match=words):
         quick(tmp_path, meta)
+    problem = check_list(tmp_path, "train.lst", meta).problems[-1]
+    assert "set DATASET.LABELS reduced (DATASET.LABELS annotations keeps it" in problem
     assert_accepted(tmp_path, meta, "reduced")
     assert meta.encode(np.array([[0, 149, 255]], np.uint8), "reduced").tolist() == [[0, 149, 255]]
     assert meta.decode(np.array([[0, 149]], np.uint8), "reduced").tolist() == [[0, 149]]
