@@ -11,8 +11,9 @@ from ..meta import ColorEncoding, DatasetMeta, IdEncoding, LabelEncoding, format
 
 A_PART = 0.05  # share of pixels of value 0 that may be a forgotten background
 MOSTLY_IGNORED = 0.5  # share of ignored pixels from which on it is said
-CLEARLY = 0.2  # of all pixels more are classes in another encoding: it is the right one
-SEVERAL = 2  # label values that would become classes: 0 alone may be nothing or the first class
+# Another encoding is the right one where so many of all pixels more are classes in it, and not of
+# the value 0 alone, which may be nothing or the first class.
+CLEARLY = 0.2
 MANY_LABELS = 20  # that lack the ignored value, but all have the other encoding's
 NEARLY_ALL = 0.9
 MANY_COLORS = 32  # beside the palette, of one label; CamVid has 21
@@ -96,13 +97,17 @@ def _compare(
     now, unknown = _classes(scheme, counts), scheme.unknown_values(values)
     spoken = None if named else _spoken_by(names, meta, encoding)
     keep = f"DATASET.LABELS {encoding} keeps it as it is"
-    for name, other in meta.encodings.items():
-        fits = isinstance(other, IdEncoding) and other is not scheme
-        if not fits or other.unknown_values(values):
-            continue
+    others = {
+        name: other
+        for name, other in meta.encodings.items()
+        if isinstance(other, IdEncoding)
+        and other is not scheme
+        and not other.unknown_values(values)
+    }
+    for name, other in others.items():
         then = _classes(other, counts)
         gained = [v for v in values.tolist() if v in other.ids and v not in scheme.ids]
-        if then > now and (len(gained) >= SEVERAL or spoken == name or unknown):
+        if then > now and (any(gained) or spoken == name or unknown):
             sentence = (
                 f"{counts.labels} labels hold the values {format_ranges(values.tolist())}: read as "
                 f"{encoding} {now / total:.0%} of their pixels are classes, read as {name} "
@@ -113,15 +118,16 @@ def _compare(
             if then - now >= CLEARLY * total or spoken == name or unknown:
                 return [f"{sentence}; set DATASET.LABELS {name} ({keep})"], []
             return [], [f"{sentence}; if they are such, set DATASET.LABELS {name} ({keep})"]
-        if not named and _lacks_its_ignored(scheme, other, counts):
-            sentence = (
-                f"none of {counts.labels} labels has the value {format_ranges(scheme.ignored)} "
-                f"that {encoding} ignores, nearly all have {format_ranges(other.ignored)}, which "
-                f"{name} ignores: if that means nothing, every class is one off; then set "
-                f"DATASET.LABELS {name} ({keep})"
-            )
-            return ([sentence], []) if counts.labels >= MANY_LABELS else ([], [sentence])
-    return [], []
+    lacking = [n for n, other in others.items() if _lacks_its_ignored(scheme, other, counts)]
+    if named or not lacking:
+        return [], []
+    sentence = (
+        f"none of {counts.labels} labels has the value {format_ranges(scheme.ignored)} that "
+        f"{encoding} ignores, nearly all have {format_ranges(others[lacking[0]].ignored)}, which "
+        f"{' and '.join(lacking)} ignore{'s' * (len(lacking) == 1)}: if that means nothing, every "
+        f"class is one off; then set DATASET.LABELS {' or '.join(lacking)} ({keep})"
+    )
+    return ([sentence], []) if counts.labels >= MANY_LABELS else ([], [sentence])
 
 
 def _lacks_its_ignored(scheme: IdEncoding, other: IdEncoding, counts: LabelCounts) -> bool:

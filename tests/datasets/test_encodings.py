@@ -113,6 +113,14 @@ def test_few_pixels_more_are_a_remark_unless_the_names_agree(tmp_path):
     assert_refused(tmp_path, meta, "set DATASET.LABELS labelTrainIds")
 
 
+def test_one_value_is_enough_unless_it_is_0(tmp_path):
+    meta = get_meta("cityscapes")
+    write(tmp_path, meta, [draw({8: 50, 10: 30, 13: 20}, seed) for seed in range(2)])
+    assert_refused(tmp_path, meta, "set DATASET.LABELS labelTrainIds")
+    write(tmp_path, meta, [draw({8: 60, 0: 40}, seed) for seed in range(2)])
+    assert_accepted(tmp_path, meta)
+
+
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_true_label_ids_are_left_alone(tmp_path, count):
     meta = get_meta("cityscapes")
@@ -213,7 +221,7 @@ def test_ids_from_1_read_as_train_ids(tmp_path):
     write(tmp_path, meta, [draw({0: 10, 5: 60, 171: 30}, seed) for seed in range(3)])
     with pytest.raises(DataError, match=r"as DATASET.LABELS trainIdsFrom1 all its"):
         quick(tmp_path, meta)
-    labels = [draw({0: 10, 5: 60, 1 + seed: 30}, seed) for seed in range(25)]
+    labels = [draw({0: 10, 5: 60, 12 + seed: 30}, seed) for seed in range(25)]
     write(tmp_path, meta, labels[:8])  # few labels may just have no unlabelled pixel
     (remark,) = quick(tmp_path, meta)
     assert "none of 6 labels has the value 255 that trainIds ignores" in remark
@@ -225,6 +233,9 @@ def test_ids_from_1_read_as_train_ids(tmp_path):
         len(summary.problems) == 1 and "none of 25 labels has the value 255" in summary.problems[0]
     )
     assert check_list(tmp_path, "train.lst", meta, "trainIds").problems == []
+    write(tmp_path, meta, [draw({0: 10, 5: 90}, seed) for seed in range(3)])
+    (remark,) = quick(tmp_path, meta)
+    assert "then set DATASET.LABELS trainIdsFrom1 or categoryIds (DATASET" in remark
 
 
 # others
