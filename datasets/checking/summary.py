@@ -58,9 +58,10 @@ class Summary:
         """Add what shows only over the whole list."""
         self._look_at_sizes()
         if self.deep:
+            images = f"{self.deep} image{'s' if self.deep > 1 else ''}"
             self.notes.append(
-                f"{self.dataset.list_path}: {self.deep} images have more than 8 bits per value, of "
-                "which the upper 8 are read"
+                f"{self.dataset.list_path}: {images} with more than 8 bits per value, of which the "
+                "upper 8 are read"
             )
         self._look_at_names()
         self._look_at_labels()

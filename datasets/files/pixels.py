@@ -178,7 +178,8 @@ def _too_large(size: tuple[int, int], source: str) -> str:
 def _not_decoded(data: bytes, source: str, accepted: str) -> str:
     kind = foreign_kind(data)
     if kind:
-        return f"{source} is {kind}; {accepted}"
+        pixels = ", a value or colour per pixel" if accepted == _LABELS else ""
+        return f"{source} is {kind}; {accepted}{pixels}"
     return f"{source} cannot be decoded; it is damaged or not an image"
 
 

@@ -144,7 +144,8 @@ def test_what_is_no_picture_is_named(tmp_path, kind, capfd):
     with pytest.raises(DataError, match=rf"^l is {what}.*; photographs are JPEG, PNG") as error:
         read_image(tmp_path / "a.png", "l")
     assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match=rf"^l is {what}.*labels must be PNGs of 8 bits$"):
+    words = rf"^l is {what}.*labels must be PNGs of 8 bits(, a value or colour per pixel)?$"
+    with pytest.raises(DataError, match=words):
         read_label(tmp_path / "a.png", IDS, "l")
     assert capfd.readouterr().err == ""
 

@@ -181,7 +181,7 @@ def test_full_16_bits_are_a_note(put, folder, data):
     summary = put(data)
     assert not any("bits" in text for text in summary.suspicions)
     assert summary.notes[0] == (
-        f"{folder}/list/train.lst: 1 images have more than 8 bits per value, of which the upper 8 "
+        f"{folder}/list/train.lst: 1 image with more than 8 bits per value, of which the upper 8 "
         "are read"
     )
 
@@ -231,6 +231,7 @@ def test_an_opaque_alpha_says_nothing(put):
     assert put(saved(np.asarray(cmyk.convert("RGB")), "JPEG")).suspicions == []
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_headers_tell_depth_and_bands():
     found = {
         "L": read_header(saved(deep(255).astype(np.uint8), "PNG"))[:5],
