@@ -1,4 +1,4 @@
-"""Files -> (image, label, boundary). numpy, cv2 and torch only."""
+"""Files -> (image, label, boundary). numpy, cv2, Pillow and torch only."""
 
 import difflib
 
