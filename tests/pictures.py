@@ -4,9 +4,11 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 from PIL import Image
 
+from datasets import EvalTransform, SegmentationDataset, quick_check
 from datasets.checking import CheckedList, Summary, examine_all
 
 _ORIENTATION = 274
@@ -82,3 +84,26 @@ def check_list(root, list_file, meta, encoding: str = "", **more) -> Summary:
         summary.add(finding)
     summary.finish()
     return summary
+
+
+def write(root, meta, labels, name: str = "{}.png") -> None:
+    """ROOT with these labels, an image for each, and train.lst."""
+    folder = meta.folder_under(root)
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, label in enumerate(labels):
+        file = "labels/" + name.format(f"frame{number}")
+        noise = np.random.default_rng(number).integers(
+            0, 256, (*label.shape[:2], 3), dtype=np.uint8
+        )
+        cv2.imwrite(str(folder / f"images/frame{number}.png"), noise)
+        cv2.imwrite(str(folder / file), label)
+        lines.append(f"images/frame{number}.png\t{file}\n")
+    (root / "train.lst").write_text("".join(lines))
+
+
+def quick(root, meta, encoding: str = "") -> list[str]:
+    """What the quick check of train.lst remarks."""
+    dataset = SegmentationDataset(root, "train.lst", meta, encoding, transform=EvalTransform())
+    return quick_check(dataset)
