@@ -14,7 +14,7 @@ MOSTLY_IGNORED = 0.5  # share of ignored pixels from which on it is said
 # Another encoding is the right one where so many of all pixels more are classes in it, and not of
 # the value 0 alone, which may be nothing or the first class.
 CLEARLY = 0.2
-MANY_LABELS = 20  # that lack the ignored value, but all have the other encoding's
+MANY_LABELS = 4  # that lack the ignored value, but nearly all have the other encoding's
 NEARLY_ALL = 0.9
 MANY_COLORS = 32  # beside the palette, of one label; CamVid has 21
 BLENDS = 3  # colours that lie between two of the palette, found on outlines alone
