@@ -16,8 +16,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..boundary import label_boundary
-from ..cache import GIGA, LEFT_FREE, free_memory
+from ..cache import GIGA, LEFT_FREE, SceneCache
 from ..loading import make_loader
+from ..machine import free_memory
 from ..meta import DataError
 from ..sampler import Draw, EpochBatchSampler
 from ..segmentation import SceneDataset, next_index
@@ -188,6 +189,11 @@ class SourceWindows(Dataset):
 
     def __init__(self, dataset: SceneDataset) -> None:
         self.dataset = dataset
+
+    @property
+    def cache(self) -> SceneCache | None:
+        """That of the data set."""
+        return self.dataset.cache
 
     def __len__(self) -> int:
         return len(self.dataset)
