@@ -1,5 +1,6 @@
 """Datasets -> batches, in worker processes that end with the program."""
 
+import errno
 import math
 import os
 import re
@@ -55,16 +56,19 @@ class LoaderError(OSError):
     """Loader processes failed for a reason that lies in the machine, told in one sentence."""
 
 
+FULL = (
+    "the memory that loader processes share (/dev/shm) is full; set WORKERS lower (0 reads in this "
+    "process), or give it more room, in a container by --shm-size or --ipc=host"
+)
 FAILURES = (  # what torch says, and what to do about it
-    (
-        r"shared memory|Bus error|No space left on device",
-        "the memory that loader processes share (/dev/shm) is full; set WORKERS lower (0 reads in "
-        "this process), or give it more room, in a container by --shm-size or --ipc=host",
-    ),
     (
         r"Too many open files|ancdata",
         "loader processes and this one have too many files open; raise the limit by ulimit -n, or "
         "set WORKERS lower (0 reads in this process)",
+    ),
+    (
+        r"shared memory|Bus error|No space left on device",
+        FULL,
     ),
     (
         r"MemoryError|Cannot allocate memory|can't allocate memory|signal: Killed",
@@ -110,13 +114,17 @@ class Loader(DataLoader):
     """A DataLoader whose workers are not interrupted while they start."""
 
     def __iter__(self) -> Batches:
-        if not hasattr(signal, "pthread_sigmask"):
-            return Batches(super().__iter__())
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        masks = hasattr(signal, "pthread_sigmask")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else None
         try:
             return Batches(super().__iter__())
+        except OSError as error:
+            if self.num_workers and error.errno == errno.ENOSPC:  # semaphores lie there, too
+                raise LoaderError(FULL) from None
+            raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if masks:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def require_shared_memory(batch_bytes: int, workers: int, prefetch: int = 2) -> None:

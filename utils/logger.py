@@ -13,7 +13,7 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from .records import StorageError, atomic_write
+from .records import atomic_write, storage_error
 
 KEPT = "checkpoints are whole; TRAIN.RESUME True goes on from last.pt"
 FLUSH_SECONDS = 60  # within which tensorboard sees a number
@@ -97,7 +97,7 @@ class RunLog:
             while self._open:
                 with contextlib.suppress(OSError):  # what they still hold cannot be written either
                     self._open.pop().close()
-            raise StorageError(path, error, None, kept) from None
+            raise storage_error(path, error, None, kept) from None
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -19,15 +19,18 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, or largest s
 
 
 class StorageError(OSError):
-    """A file that cannot be written, told in one sentence; `errno` is the system's."""
+    """A file that cannot be written, told in one sentence; see `storage_error`."""
 
-    def __init__(self, path: Path, error: OSError, size: int | None, kept: str) -> None:
-        text = f"{path} cannot be written: {error.strerror or error}"
-        if error.errno in NO_ROOM:
-            wanted = "" if size is None else f"it needs {megabytes(size)}, "
-            text += f"; {wanted}{megabytes(free_space(path))} are free there"
-        super().__init__(f"{text}; {kept}")
-        self.errno = error.errno
+
+def storage_error(path: Path, error: OSError, size: int | None, kept: str) -> StorageError:
+    """What to raise for `error`, with `size` bytes that were to be written, and what is whole."""
+    text = f"{path} cannot be written: {error.strerror or error}"
+    if error.errno in NO_ROOM:
+        wanted = "" if size is None else f"it needs {megabytes(size)}, "
+        text += f"; {wanted}{megabytes(free_space(path))} are free there"
+    told = StorageError(f"{text}; {kept}")
+    told.errno = error.errno
+    return told
 
 
 def free_space(path: str | Path) -> int:
@@ -72,7 +75,7 @@ def atomic_file(path: str | Path, size: int | None = None) -> Iterator[BinaryIO]
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, flags, 0o666 if mode is None else mode & 0o666)
     except OSError as error:
-        raise StorageError(path, error, size, kept) from None
+        raise storage_error(path, error, size, kept) from None
     filled = False
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -87,7 +90,7 @@ def atomic_file(path: str | Path, size: int | None = None) -> Iterator[BinaryIO]
         temporary.unlink(missing_ok=True)
         ours = isinstance(error, OSError) and not isinstance(error, StorageError)
         if ours and (filled or error.errno in (*NO_ROOM, errno.EIO)):
-            raise StorageError(path, error, size, kept) from None
+            raise storage_error(path, error, size, kept) from None
         raise
 
 

@@ -81,8 +81,9 @@ class DeviceLoader:
             return
         for batch in self.windows:
             packed, edge = batch.pop("packed"), batch.pop("edge")
-            packed = packed.to(self.device, non_blocking=True)
-            edge = None if edge is None else edge.to(self.device, non_blocking=True)
+            pinned = self.device.type == "cuda"
+            packed = packed.to(self.device, non_blocking=pinned)
+            edge = None if edge is None else edge.to(self.device, non_blocking=pinned)
             yield self.renderer(Pixels(packed, edge), batch)
 
 

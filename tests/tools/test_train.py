@@ -159,7 +159,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence_within_seconds(name, tmp_path, refuses, tiny):
+def test_bad_input_is_one_sentence_and_leaves_nothing(name, tmp_path, refuses, tiny):
     overrides, words = BAD[name]
     refuses(words, "tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, *overrides)
     assert not any(tmp_path.iterdir())

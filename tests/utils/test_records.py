@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -94,6 +95,9 @@ def test_a_file_that_cannot_grow_says_size_and_what_is_whole(tmp_path, limited, 
     words = rf"{re.escape(str(path))} cannot be written: File too large; it needs 0\.2 MB, "
     assert re.fullmatch(rf"{words}[\d.]+ MB are free there; {kept}", str(caught.value))
     assert caught.value.errno == errno.EFBIG
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(
+        caught.value
+    )  # from other processes
     assert [p.name for p in tmp_path.iterdir()] == (["last.pt"] if earlier else [])
     assert not earlier or path.read_bytes() == earlier
 
