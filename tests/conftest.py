@@ -1,5 +1,6 @@
 """Shared fixtures: the repository on sys.path, the optional folder of real data, quiet threads."""
 
+import functools
 import os
 import runpy
 import subprocess
@@ -13,17 +14,35 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 torch.set_num_threads(1)  # threads that share a core with another process wait for each other
+
+from models import build_backbone, build_model, list_backbones, list_models
+
 SHARED = Path(os.environ.get("RTSEG_SHARED", ROOT.parent / "shared")).resolve()
 
 
 STARTS = {"start", "run", "shared"}  # fixtures that make a test too long for `make quick`
+LARGE = 14e6  # parameters; the smallest network of every family is below
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start a script or need real data are `medium`, whether they say so or not."""
+    """Marks tests `medium` that start a script, need real data, or are about a large network."""
     for item in items:
-        if STARTS & set(getattr(item, "fixturenames", ())):
+        case = getattr(item, "callspec", None)
+        values = [getattr(v, "stem", v) for v in (case.params.values() if case else ())]
+        names = [value for value in values if isinstance(value, str)]
+        if STARTS & set(getattr(item, "fixturenames", ())) or any(map(is_large, names)):
             item.add_marker("medium")
+
+
+@functools.cache
+def is_large(text: str) -> bool:
+    """Whether `text` begins with the name of a registered network that is large."""
+    name = max(filter(text.startswith, (*list_models(), *list_backbones())), key=len, default="")
+    if not name:
+        return False
+    with torch.device("meta"):
+        model = build_model(name, 2) if name in list_models() else build_backbone(name)
+    return sum(p.numel() for p in model.parameters()) > LARGE
 
 
 @pytest.fixture(scope="session")

@@ -266,7 +266,7 @@ def test_a_real_dev_shm_of_64_kilobytes(root, when):
     shell = 'mount -t tmpfs -o size=64k tmpfs /dev/shm || exit 77; exec "$@"'
     command = ["unshare", "-m", "sh", "-c", shell, "sh", sys.executable, "-c", PROGRAM, root, when]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     except FileNotFoundError:
         pytest.skip("no unshare here")
     if done.returncode in (1, 77) and "error: " not in done.stderr:
