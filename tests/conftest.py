@@ -1,9 +1,10 @@
 """Shared fixtures: the repository on sys.path, the optional folder of real data, quiet threads."""
 
+import functools
 import os
+import runpy
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,35 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 torch.set_num_threads(1)  # threads that share a core with another process wait for each other
+
+from models import build_backbone, build_model, list_backbones, list_models
+
 SHARED = Path(os.environ.get("RTSEG_SHARED", ROOT.parent / "shared")).resolve()
+
+
+STARTS = {"start", "run", "shared"}  # fixtures that make a test too long for `make quick`
+LARGE = 14e6  # parameters; the smallest network of every family is below
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks tests `medium` that start a script, need real data, or are about a large network."""
+    for item in items:
+        case = getattr(item, "callspec", None)
+        values = [getattr(v, "stem", v) for v in (case.params.values() if case else ())]
+        names = [value for value in values if isinstance(value, str)]
+        if STARTS & set(getattr(item, "fixturenames", ())) or any(map(is_large, names)):
+            item.add_marker("medium")
+
+
+@functools.cache
+def is_large(text: str) -> bool:
+    """Whether `text` begins with the name of a registered network that is large."""
+    name = max(filter(text.startswith, (*list_models(), *list_backbones())), key=len, default="")
+    if not name:
+        return False
+    with torch.device("meta"):
+        model = build_model(name, 2) if name in list_models() else build_backbone(name)
+    return sum(p.numel() for p in model.parameters()) > LARGE
 
 
 @pytest.fixture(scope="session")
@@ -68,37 +97,44 @@ def start() -> Callable[..., subprocess.Popen]:
 
 @pytest.fixture(scope="session")
 def run(start: Callable[..., subprocess.Popen]) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs a script to its end; fails with its output where the exit status is not `status`."""
+    """Runs a script to its end; fails with its output where the exit status is not `status`.
+
+    `timeout` ends what hangs. It is so long that a busy machine does not reach it.
+    """
 
     def run_script(
-        script: str, *arguments: object, status: int = 0, timeout: float = 120, **more
+        script: str, *arguments: object, status: int = 0, timeout: float = 600, **more
     ) -> subprocess.CompletedProcess:
         process = start(script, *arguments, **more)
-        out, err = process.communicate(timeout=timeout)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
         assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run_script
 
 
-@pytest.fixture(scope="session")
-def refuses(run: Callable[..., subprocess.CompletedProcess]) -> Callable[..., None]:
+@pytest.fixture
+def refuses(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., None]:
     """Asserts that a script ends with status 2 and one sentence that holds all of `words`.
 
-    The sentence must come within 10 seconds of wall-clock time. A second try is for a machine that
-    was busy at the first; a refusal that is slow by itself fails both.
+    The script runs in this process, from the repository's root. That it refuses before any work is
+    for the caller to assert, by what is not there.
     """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
 
     def check(words: list[str], script: str, *arguments: object) -> None:
-        for last_try in (False, True):
-            began = time.perf_counter()
-            done = run(script, *arguments, status=2)
-            took = time.perf_counter() - began
-            if took < 10 or last_try:
-                break
-        lines = done.stderr.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        out, err = capfd.readouterr()
+        assert ended.value.code == 2, f"exit {ended.value.code}\n{out}\n{err}"
+        lines = err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), err
         assert all(word in lines[0] for word in words), lines[0]
-        assert took < 10
 
     return check

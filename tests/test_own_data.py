@@ -23,7 +23,7 @@ def folder(root, tmp_path_factory):
         (folder / name).symlink_to(root / name)
     (script,) = blocks(page, "python")
     (folder / "make_examples.py").write_text(script)
-    subprocess.run([sys.executable, "make_examples.py"], cwd=folder, check=True, timeout=120)
+    subprocess.run([sys.executable, "make_examples.py"], cwd=folder, check=True, timeout=600)
     files = blocks(page, "yaml")
     assert len(files) == 2
     for text in files:
@@ -46,13 +46,14 @@ def outputs(root, folder):
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         assert ran.returncode == 0, f"{line}\n{ran.stdout}\n{ran.stderr}"
         done[line] = ran.stdout
     return done
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_check_train_and_score(folder, outputs):
     checks = [text for line, text in outputs.items() if "check_data" in line]
     assert all("100 entries checked, no problem" in text for text in checks)

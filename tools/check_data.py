@@ -24,7 +24,7 @@ from configs import get_config
 from configs.loader import run_folder
 from datasets import DataError, get_meta
 from datasets.checking import CheckedList, Summary, examine_all
-from datasets.loading import cpu_count
+from datasets.machine import cpu_count
 from utils.contact_sheet import Tile, contact_sheet
 from utils.records import environment, require_folder, write_json
 from utils.visualize import write_png

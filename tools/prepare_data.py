@@ -20,7 +20,7 @@ import _init_paths
 from tqdm import tqdm
 
 from datasets import get_meta
-from datasets.loading import cpu_count
+from datasets.machine import cpu_count
 from datasets.prepare.convert import convert, pending, spelling_10k
 from datasets.prepare.trees import SCANNERS, Tree, some
 from utils.records import atomic_write

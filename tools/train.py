@@ -38,6 +38,7 @@ from utils.checkpoint import (
     keep_earlier_run,
     random_state,
     read_resumable,
+    require_room,
     restore_optimizer,
     restore_random_state,
     save_checkpoint,
@@ -150,6 +151,8 @@ def main() -> int:
     )
 
     # where the run stands; from here on Ctrl-C and SIGTERM wait for the end of a step
+    if world.is_main:
+        require_room(folder, model, optimizer)
     stop = StopRequest()
     wait_for_all(world)
     aside = keep_earlier_run(folder) if world.is_main and saved is None else None
@@ -280,7 +283,7 @@ def main() -> int:
             scenes, size = cache.usage()
             log.info(f"cache: {scenes} of {len(train_set)} images, {size / 1e9:.2f} GB")
         progress.end_epoch()
-        save("last.pt", *(["best.pt"] if is_best else []))
+        save(*(["best.pt"] if is_best else []), "last.pt")  # last.pt tells of no best.pt to come
         if world.is_main:
             plot_curve(log.metrics_file, folder / "curve.png")
     if progress.best_epoch:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ..files import Entry, read_header, read_image, read_label, scan_list
+from ..machine import start_context
 from ..meta import DataError, DatasetMeta
 from ..segmentation import SegmentationDataset
 from ..transforms import EvalTransform
@@ -203,7 +204,7 @@ def _in_processes(
     dataset: CheckedList, indices: Sequence[int], workers: int, chunk: int
 ) -> Iterator[Finding]:
     """`examine` of `indices` in order; ends early where a process dies."""
-    pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(dataset,))
+    pool = ProcessPoolExecutor(workers, start_context(), initializer=_start, initargs=(dataset,))
     try:
         yield from pool.map(_examine_one, indices, chunksize=chunk)
     except BrokenProcessPool:

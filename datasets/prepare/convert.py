@@ -11,6 +11,7 @@ import numpy as np
 
 from ..cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from ..files import read_label
+from ..machine import start_context
 from ..meta import DataError, DatasetMeta
 from ..voc2012 import VOC2012
 from .matfile import read_matrix
@@ -41,7 +42,7 @@ def convert(dataset: str, jobs: list[Job], workers: int) -> Iterator[str | None]
     if workers < 2 or len(jobs) < 2:
         yield from map(work, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, start_context()) as pool:
         yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // workers)))
 
 

@@ -110,7 +110,7 @@ def test_processes_write_and_read_at_once(cache):
         order = np.random.default_rng(seed).integers(60, size=300).tolist()
         processes.append(FORK.Process(target=hammer, args=(cache, order, results)))
         processes[-1].start()
-    assert [results.get(timeout=60) for _ in processes] == [0] * 6
+    assert [results.get(timeout=600) for _ in processes] == [0] * 6
     for process in processes:
         process.join()
     for index in range(60):

@@ -145,7 +145,7 @@ def _start(root, script, *arguments) -> subprocess.CompletedProcess:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, f"models/speed/{script}.py", *arguments],
-        cwd=root, env=environment, capture_output=True, text=True, timeout=120,
+        cwd=root, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 

@@ -80,8 +80,10 @@ if mode == "wait":
     signal.signal(signal.SIGINT, stop)
 open(f"{folder}/up{rank}of{os.environ['WORLD_SIZE']}", "w").close()
 if mode == "fail" and rank == 1:
+    while not os.path.exists(f"{folder}/up0of2"):  # or it may be ended before it begins
+        time.sleep(0.05)
     sys.exit(2)
-time.sleep(60 if mode != "end" else 0)
+time.sleep(600 if mode != "end" else 0)
 """
 LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); import utils.distributed as d; "
 LAUNCH += "d.GRACE_SECONDS = 0.2; sys.argv.pop(0); sys.exit(d.launch(2))"
@@ -96,18 +98,18 @@ def launcher(tmp_path, mode):
 
 @pytest.mark.parametrize(("mode", "status"), [("end", 0), ("fail", 2)])
 def test_launched_processes_end_together(tmp_path, mode, status):
-    assert launcher(tmp_path, mode).wait(timeout=30) == status
+    assert launcher(tmp_path, mode).wait(timeout=600) == status
     assert {p.name for p in tmp_path.glob("up*")} == {"up0of2", "up1of2"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_every_launched_process(tmp_path, number):
     process = launcher(tmp_path, "wait")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while len(list(tmp_path.glob("up*"))) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(number)
-    assert process.wait(timeout=30) == 128 + number
+    assert process.wait(timeout=600) == 128 + number
     assert {p.name for p in tmp_path.glob("stopped*")} == {"stopped0", "stopped1"}
 
 
