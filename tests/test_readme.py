@@ -1,5 +1,6 @@
 """The commands of the documentation parse and resolve; its generated part is up to date."""
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import get_config
+from configs.arguments import parse_arguments
 from models import resolve_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,9 +44,8 @@ def test_command_resolves(line):
     script, arguments = ROOT / words[1], words[2:]
     assert script.is_file(), script
     if "--cfg" in arguments:
-        place = arguments.index("--cfg")
-        rest = arguments[:place] + arguments[place + 2 :]
-        config = get_config(ROOT / arguments[place + 1], rest)
+        args = parse_arguments(argparse.ArgumentParser(), words=arguments)
+        config = get_config([ROOT / path for path in args.cfg], args.opts)
         resolve_name(config.MODEL.NAME)
     elif script.parent.name == "speed":
         resolve_name(arguments[arguments.index("--a") + 1].replace("-", "_"))

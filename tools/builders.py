@@ -22,7 +22,7 @@ from datasets import (
 )
 from datasets.synthetic import SyntheticScenes
 from models import SegModel, build_model
-from models.weights import load_checkpoint, read_checkpoint
+from models.weights import load_weights, read_checkpoint
 from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
 
@@ -160,7 +160,7 @@ def load_into(
         check_belongs(
             facts, path, dataset=meta.name, class_names=meta.class_names, options=model.options
         )
-    return load_checkpoint(model, checkpoint, path, reset, inference=inference)
+    return load_weights(model, checkpoint, reset, inference=inference)
 
 
 def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegCriterion:

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs import get_config
+from configs.arguments import parse_arguments
 from configs.loader import run_folder
 from datasets import DataError, get_meta
 from datasets.checking import CheckedList, Summary, examine_all
@@ -91,13 +92,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration to check for")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: WORKERS)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: OUTPUT_DIR/<dataset>/check_<config>"
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaces its settings")
-    return parser.parse_intermixed_args()
+    return parse_arguments(parser, about="configuration to check for")
 
 
 def check(dataset: CheckedList, workers: int) -> Summary:

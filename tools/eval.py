@@ -10,6 +10,7 @@ predictions as the test server expects them; TEST.SUBMISSION True does so for an
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ import _init_paths
 import numpy as np
 import torch
 from builders import build_dataset, build_network, load_into
-from manifest import published_score, sha256, where_to_get
+from manifest import published_score, where_to_get
 from torch import Tensor
 from yacs.config import CfgNode
 
 from configs import get_config
+from configs.arguments import parse_arguments
 from configs.loader import run_folder
 from datasets import SceneDataset, get_meta, make_loader, quick_check
 from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
 from utils.metrics import ConfusionMatrix
-from utils.records import atomic_write, environment, write_json
+from utils.records import atomic_write, environment, sha256, write_json
 from utils.visualize import side_by_side, write_png
 
 
@@ -68,7 +70,7 @@ def main() -> int:
 
     record: dict[str, Any] = {
         "command": ["python", "tools/eval.py", *sys.argv[1:]],
-        "config": str(args.cfg),
+        "config": shlex.join(args.cfg),
         "architecture": model.architecture,
         "dataset": meta.name,
         "test_set": config.DATASET.TEST_SET,
@@ -164,9 +166,7 @@ def parse_args() -> argparse.Namespace:
         description="Score weights on the test list of a configuration.",
         epilog="Every key of configs/defaults.py can follow as KEY VALUE.",
     )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration file")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
-    return parser.parse_intermixed_args()
+    return parse_arguments(parser)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def convert_labels(dataset: str, folder: Path, sbd: Path | None, workers: int) -
     jobs = pending(dataset, folder, sbd)
     if not jobs:
         return 0
-    results = convert(dataset, jobs, workers)
+    results = convert(dataset, jobs, workers, atomic_write)
     bar = tqdm(results, "convert", len(jobs), unit="label", disable=None, leave=False)
     problems = [problem for problem in bar if problem]
     for problem in problems:

@@ -32,8 +32,10 @@ from builders import (
 from yacs.config import CfgNode
 
 from configs import get_config
+from configs.arguments import config_words, parse_arguments
 from configs.loader import changed_keys, run_folder
 from datasets import EpochBatchSampler, get_meta, make_loader, quick_check
+from models.weights import read_checkpoint
 from utils.checkpoint import (
     keep_earlier_run,
     random_state,
@@ -120,7 +122,9 @@ def main() -> int:
     report = "random initialisation"
     saved, weights = None, config.MODEL.PRETRAINED
     if t.RESUME and (folder / "last.pt").exists():
-        saved = read_resumable(folder / "last.pt", model.architecture, meta.class_names)
+        saved = read_resumable(
+            folder / "last.pt", read_checkpoint, model.architecture, meta.class_names
+        )
         refuse_changes(config, saved["config"], folder / "last.pt")
     elif weights:
         report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")
@@ -288,7 +292,7 @@ def main() -> int:
             plot_curve(log.metrics_file, folder / "curve.png")
     if progress.best_epoch:
         log.info(f"best mIoU {100 * progress.best_miou:.2f} after epoch {progress.best_epoch}")
-    again = shlex.join(["--cfg", args.cfg, *args.opts])
+    again = shlex.join(config_words(args))
     log.info(f"run folder {folder}; score it: python tools/eval.py {again}")
     log.close()
     end_world()
@@ -337,10 +341,8 @@ def parse_args() -> argparse.Namespace:
         description="Train the network of a configuration.",
         epilog="Every key of configs/defaults.py can follow as KEY VALUE.",
     )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration file")
     parser.add_argument("--seed", type=int, help="replaces SEED")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
-    args = parser.parse_intermixed_args()
+    args = parse_arguments(parser)
     if args.seed is not None:
         args.opts += ["SEED", str(args.seed)]
     return args

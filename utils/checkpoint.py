@@ -1,9 +1,7 @@
 """What a training run keeps, and how it is written and read back."""
 
 import io
-import pickle
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,17 @@ from .distributed import World, gather_objects
 from .records import atomic_write, require_space
 
 FORMAT = "rtseg-checkpoint-1"
+
+# What a checkpoint holds beside the weights for a run that goes on, and as what.
+RUN = {
+    "config": str,
+    "progress": dict,
+    "steps_per_epoch": int,
+    "batch": int,
+    "optimizer": dict,
+    "scaler": dict,
+    "random": list,
+}
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
@@ -35,22 +44,6 @@ def require_room(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
     moments = 2 if "betas" in optimizer.defaults else 1  # per parameter: AdamW, SGD with momentum
     last = weights + moments * sum(p.nbytes for p in model.parameters())
     require_space(folder, 2 * last + weights, "the checkpoints of this run", "OUTPUT_DIR")
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any] | None:
-    """The content of a checkpoint of this project; None if the file is of another kind.
-
-    Nothing in the file is executed. A file that cannot be read at all is left to the loader of
-    weights, which says what is wrong with it.
-    """
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
-        return None
-    ours = isinstance(content, dict) and content.get("format") == FORMAT
-    return content if ours else None
 
 
 def check_belongs(
@@ -107,22 +100,36 @@ def restore_random_state(states: Sequence[dict[str, torch.Tensor]], world: World
 
 
 def read_resumable(
-    path: str | Path, architecture: str, class_names: Sequence[str]
+    path: str | Path,
+    read: Callable[[Path, dict[str, type]], Any],
+    architecture: str,
+    class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """A checkpoint that a run of `architecture` on these classes can continue from.
+    """What `save_checkpoint` wrote, if a run of `architecture` on these classes can go on from it.
+
+    Args:
+        read: `models.weights.read_checkpoint`.
 
     Raises:
         ValueError: not a whole checkpoint of this project, without optimiser state, or of
             another network or other classes.
     """
-    content = read_checkpoint(path)
-    if content is None:
-        raise ValueError(
-            f"{path} cannot be resumed from: it is damaged or not a checkpoint of this project; "
-            "remove it to start anew, or name intact weights as MODEL.PRETRAINED"
-        )
+    unfit = ValueError(
+        f"{path} cannot be resumed from: it is damaged or not a checkpoint of this project; "
+        "remove it to start anew, or name intact weights as MODEL.PRETRAINED"
+    )
+    try:
+        found = read(Path(path), RUN)
+    except ValueError as error:
+        raise unfit from error
+    content = {**found.facts, "model": found.tensors}
+    whole = {"architecture", "dataset", "class_names", "model"} <= content.keys()
+    if content.get("format") != FORMAT or not whole:
+        raise unfit
     if "optimizer" not in content:
         raise ValueError(f"{path} holds weights only; a run is resumed from its last.pt")
+    if not RUN.keys() <= content.keys():
+        raise unfit
     if content["architecture"] != architecture:
         raise ValueError(f"{path} is a run of {content['architecture']}, not of {architecture}")
     if list(content["class_names"]) != list(class_names):

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -16,6 +15,7 @@ from .distributed import World, gather_objects, sum_over_processes
 from .inference import predict_logits
 from .logger import RunLog
 from .optim import set_learning_rate
+from .resize import resize
 from .run_state import Precision, Progress, StopRequest
 
 MAX_BAD_STEPS = 20  # steps in a row without a finite loss and gradient before a run gives up
@@ -200,9 +200,7 @@ def _at_size(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         raise ValueError(
             "images of several sizes share a batch of the evaluation; set TEST.BATCH_SIZE_PER_GPU 1"
         )
-    if logits.shape[-2:] == size:
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return resize(logits, size)
 
 
 @torch.inference_mode()

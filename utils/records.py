@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -104,6 +105,15 @@ def atomic_write(path: str | Path, content: bytes | memoryview | str) -> None:
 def write_json(path: str | Path, record: Any) -> None:
     """Write `record` as indented JSON, atomically. NaN and infinity are refused (ValueError)."""
     atomic_write(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def require_folder(path: str | Path, key: str) -> None:

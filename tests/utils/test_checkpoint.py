@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.weights import read_checkpoint
 from utils.checkpoint import (
+    FORMAT,
     check_belongs,
     keep_earlier_run,
     random_state,
-    read_checkpoint,
     read_resumable,
     restore_optimizer,
     restore_random_state,
@@ -28,15 +29,36 @@ CONTENT = {
     "dataset": "camvid",
     "class_names": ["road", "sky"],
     "model": {"w": torch.arange(4.0)},
+    "config": "SEED: 1",
+    "progress": {"epoch": 3, "sums": {"loss": 0.5}},
+    "steps_per_epoch": 5,
+    "batch": 2,
     "optimizer": {},
+    "scaler": {},
+    "random": [],
 }
+
+
+def resume(path, architecture="pidnet_s", names=("road", "sky")):
+    return read_resumable(path, read_checkpoint, architecture, names)
+
+
+def equal(a, b) -> bool:
+    """Whether two values are the same, tensors within them too."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return type(a) is type(b) and a == b
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, CONTENT)
-    assert torch.equal(read_checkpoint(path)["model"]["w"], torch.arange(4.0))
-    assert read_resumable(path, "pidnet_s", ["road", "sky"])["dataset"] == "camvid"
+    content = resume(path)
+    assert content.pop("format") == FORMAT and equal(content, CONTENT)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -70,26 +92,52 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_foreign_and_damaged_files_are_not_ours(tmp_path):
     path = tmp_path / "x.pt"
-    torch.save({"state_dict": {}}, path)
-    assert read_checkpoint(path) is None
+    sentence = r"x\.pt cannot be resumed from.*damaged"
+    for content in ({"state_dict": CONTENT["model"]}, {**CONTENT, "format": "another"}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=sentence):
+            resume(path)
+    for key, value in {"progress": 3, "batch": "2", "class_names": None, "random": ()}.items():
+        save_checkpoint(path, {**CONTENT, key: value})
+        with pytest.raises(ValueError, match=sentence):
+            resume(path)
     save_checkpoint(path, CONTENT)
     for content in (b"", path.read_bytes()[:300], b"\x80\x02}q\x00."):
         path.write_bytes(content)
-        assert read_checkpoint(path) is None
-        with pytest.raises(ValueError, match=r"x\.pt cannot be resumed from.*damaged"):
-            read_resumable(path, "pidnet_s", ["road", "sky"])
+        with pytest.raises(ValueError, match=sentence):
+            resume(path)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_memory_of_a_run_comes_back_to_the_bit(tmp_path, name):
+    weight = torch.nn.Parameter(torch.randn(3, 2).t())
+    make = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    optimizer = make([weight], lr=0.1, **({"momentum": 0.9} if name == "sgd" else {}))
+    weight.grad = torch.randn(2, 3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert state["state"][0]
+    content = {
+        **CONTENT, "optimizer": state, "random": random_state(CPU),
+        "scaler": {"scale": 65536.0, "_growth_tracker": 7}, "progress": {"best": (float("-inf"),)},
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "last.pt", content)
+    found = resume(tmp_path / "last.pt")
+    assert equal({key: found[key] for key in content}, content)
+    optimizer.load_state_dict(found["optimizer"])
+    assert restore_random_state(found["random"], CPU)
 
 
 def test_what_does_not_belong_to_the_run_is_refused(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, CONTENT)
     with pytest.raises(ValueError, match="is a run of pidnet_s, not of pidnet_m"):
-        read_resumable(path, "pidnet_m", ["road", "sky"])
+        resume(path, "pidnet_m")
     with pytest.raises(ValueError, match=r"camvid \(2 classes\), not on the 3 classes"):
-        read_resumable(path, "pidnet_s", ["a", "b", "c"])
+        resume(path, names=["a", "b", "c"])
     save_checkpoint(path, {k: v for k, v in CONTENT.items() if k != "optimizer"})
     with pytest.raises(ValueError, match=r"weights only.*last\.pt"):
-        read_resumable(path, "pidnet_s", ["road", "sky"])
+        resume(path)
 
 
 def test_dataset_classes_and_options_must_be_the_same():

@@ -1,6 +1,7 @@
 """Records are written whole and say what they were measured on."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from utils.records import (
     environment,
     free_space,
     require_space,
+    sha256,
     write_json,
 )
 
@@ -155,6 +157,12 @@ def test_json_has_no_values_that_json_does_not_know(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "x.json", {"a": math.nan})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, None]}
+
+
+def test_digest_of_a_file_longer_than_a_block(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "x").write_bytes(content)
+    assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
 def test_environment_names_hardware_and_versions():

@@ -36,6 +36,7 @@ from pages.published_loading import PublishedLoading
 import datasets.segmentation
 import datasets.transforms
 from configs import get_config
+from configs.arguments import parse_arguments
 from datasets import (
     DatasetMeta,
     DeviceLoader,
@@ -105,7 +106,7 @@ def main() -> int:
         "dataset": dataset.meta.name,
         "about": args.about,
         "command": shlex.join(["python", "tools/pages/benchmark_data.py", *sys.argv[1:]]),
-        "config": args.cfg,
+        "config": shlex.join(args.cfg),
         "image_size": list(size),
         "crop_size": list(rule.crop_size),
         "images": count,
@@ -228,15 +229,13 @@ def device_speed(dataset: SegmentationDataset, batch: int, rounds: int) -> dict[
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure how fast training samples are made.")
-    parser.add_argument("--cfg", metavar="YAML", help="configuration to measure")
     parser.add_argument("--images", type=int, default=64, help="per round (default 64)")
     parser.add_argument("--rounds", type=int, default=7, help="(default 7)")
     parser.add_argument("--about", default="", help="a sentence about the images, for the page")
     parser.add_argument("--record", metavar="JSON", help="write the measurement there")
     parser.add_argument("--page", metavar="MD", help="write the page of all records and end")
     parser.add_argument("--check", action="store_true", help="with --page: only compare")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
-    args = parser.parse_intermixed_args()
+    args = parse_arguments(parser, required=False, about="configuration to measure")
     if args.images < 1 or args.rounds < 1:
         raise ValueError(f"--images {args.images} --rounds {args.rounds}: accepted: 1 and above")
     return args
