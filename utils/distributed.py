@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+WINDOWS = sys.platform == "win32"
 GRACE_SECONDS = 5  # for the other processes to end by themselves when one has failed
 
 
@@ -101,7 +102,7 @@ def launch(processes: int) -> int:
     ]
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        if os.name == "nt" and number == signal.SIGINT:
+        if WINDOWS and number == signal.SIGINT:
             return  # a console's Ctrl-C has reached all of them, and cannot be sent
         for child in children:
             child.send_signal(number)
