@@ -38,8 +38,9 @@ def find_list(root: str | Path, list_file: str | Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    looked = " nor ".join(str(place) for place in dict.fromkeys(places))
-    raise FileNotFoundError(f"list file {list_file} found neither as {looked}")
+    if places[0].resolve() == places[1].resolve():
+        raise FileNotFoundError(f"list file {places[0]} does not exist")
+    raise FileNotFoundError(f"list file {list_file} found neither as {places[0]} nor {places[1]}")
 
 
 def read_list(path: str | Path) -> list[Entry]:

@@ -44,7 +44,7 @@ def load_weights(
         inference: heads that only training uses may be absent from the file as a whole.
 
     Returns:
-        One line, `N loaded, M dropped (reasons), 0 missing ...`.
+        One line, `N tensors loaded, M dropped (reasons), none missing ...`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -75,9 +75,9 @@ def load_checkpoint(
 def _report(converted: Conversion, ignored: dict[str, str]) -> str:
     dropped = {**ignored, **converted.dropped}
     parts = [
-        f"{converted.loaded} loaded",
-        f"{len(dropped)} dropped{_reasons(dropped.values())}",
-        "0 missing",
+        f"{converted.loaded} tensor{'' if converted.loaded == 1 else 's'} loaded",
+        f"{len(dropped) or 'none'} dropped{_reasons(dropped.values())}",
+        "none missing",
     ]
     if converted.filled:
         parts.append(f"{len(converted.filled)} constant{_reasons(converted.filled.values())}")
@@ -85,7 +85,7 @@ def _report(converted: Conversion, ignored: dict[str, str]) -> str:
         parts.append(f"{len(converted.fresh)} left fresh{_reasons(converted.fresh.values())}")
     if converted.reset:
         parts.append(f"{len(converted.reset)} left fresh (reset)")
-    return f"{', '.join(parts)} [{converted.dialect} names]"
+    return f"{', '.join(parts)}; its keys have {converted.dialect} names"
 
 
 def _reasons(reasons: Iterable[str]) -> str:

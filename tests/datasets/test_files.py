@@ -91,10 +91,17 @@ def test_the_repository_has_the_lists_that_root_lacks(tmp_path, root):
 
 
 def test_a_list_that_is_nowhere_names_both_places(tmp_path, root):
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(FileNotFoundError, match=r"found neither as .* nor ") as error:
         find_list(tmp_path, "list/camvid/tran.lst")
     assert str(tmp_path / "list/camvid/tran.lst") in str(error.value)
     assert str(root / "data/list/camvid/tran.lst") in str(error.value)
+
+
+def test_where_both_places_are_one_it_is_named_once(tmp_path, root, monkeypatch):
+    monkeypatch.chdir(root)
+    for folder, name in (("data", "no.lst"), (root / "data", "no.lst"), ("data", tmp_path / "a")):
+        with pytest.raises(FileNotFoundError, match=r"^list file \S+ does not exist$"):
+            find_list(folder, name)
 
 
 # pixels
