@@ -55,6 +55,11 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def world_size(gpus: Sequence[int]) -> int:
+    """Processes of the whole run, before any of them is started."""
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else max(1, len(gpus))
+
+
 def set_backends(*, seed: int, tf32: bool, benchmark: bool, deterministic: bool) -> None:
     """Seed the generators and choose the numeric behaviour of the GPU kernels."""
     torch.manual_seed(seed)
