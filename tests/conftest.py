@@ -3,9 +3,10 @@
 import functools
 import os
 import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,24 +118,41 @@ def run(start: Callable[..., subprocess.Popen]) -> Callable[..., subprocess.Comp
 
 
 @pytest.fixture
-def refuses(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., None]:
-    """Asserts that a script ends with status 2 and one sentence that holds all of `words`.
-
-    The script runs in this process, from the repository's root. That it refuses before any work is
-    for the caller to assert, by what is not there.
-    """
+def call(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """As `run`, but in this process, which spares the start of another; from `cwd` (the root)."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(ROOT)
 
-    def check(words: list[str], script: str, *arguments: object) -> None:
+    def call_script(
+        script: str, *arguments: object, status: int = 0, cwd: Path = ROOT
+    ) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         out, err = capfd.readouterr()
-        assert ended.value.code == 2, f"exit {ended.value.code}\n{out}\n{err}"
-        lines = err.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: "), err
+        assert end.value.code == status, f"exit {end.value.code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(sys.argv, status, out, err)
+
+    yield call_script
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def refuses(call: Callable[..., subprocess.CompletedProcess]) -> Callable[..., str]:
+    """Asserts that a script ends with status 2 and one sentence, which holds all of `words`.
+
+    That it refuses before any work is for the caller to assert, by what is not there.
+    """
+
+    def check(words: list[str], script: str, *arguments: object) -> str:
+        lines = call(script, *arguments, status=2).stderr.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
         assert all(word in lines[0] for word in words), lines[0]
+        return lines[0]
 
     return check

@@ -15,9 +15,20 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run an entry point; bad input ends as one sentence on stderr and exit status 2."""
+    """Run an entry point; bad input ends as one sentence on stderr and exit status 2.
+
+    Where the reader of stdout has gone (`| head`), nothing is said and the status is that of a
+    program which SIGPIPE ends.
+    """
     try:
-        status = main()
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

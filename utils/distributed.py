@@ -70,6 +70,11 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
+def world_size(gpus: Sequence[int]) -> int:
+    """Processes of the whole run, before any of them is started."""
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else max(1, len(gpus))
+
+
 def set_backends(*, seed: int, tf32: bool, benchmark: bool, deterministic: bool) -> None:
     """Seed the generators and choose the numeric behaviour of the GPU kernels."""
     torch.manual_seed(seed)

@@ -36,8 +36,8 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
     atomic_write(path, data.tobytes())
 
 
-def plot_curve(metrics_file: str | Path, path: str | Path) -> None:
-    """Draw loss and mIoU over the epochs of a run's metrics.jsonl."""
+def plot_curve(metrics_file: str | Path, path: str | Path, scored: str) -> None:
+    """Draw loss and mIoU on the list `scored` over the epochs of a run's metrics.jsonl."""
     records = [r for r in read_metrics(metrics_file) if r["loss"] is not None]
     scored = [r for r in records if r.get("miou") is not None]
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False}):
@@ -51,7 +51,7 @@ def plot_curve(metrics_file: str | Path, path: str | Path) -> None:
         right = left.twinx()
         miou = [100 * r["miou"] for r in scored]
         right.plot([r["epoch"] for r in scored], miou, color="tab:blue", marker=".")
-        right.set_ylabel("mIoU of the test set, %", color="tab:blue")
+        right.set_ylabel(f"mIoU on {scored}, %", color="tab:blue")
         right.set_ylim(0, 100)
         if scored:
             best = max(scored, key=lambda r: r["miou"])

@@ -25,8 +25,8 @@ def find_list(root: str | Path, list_file: str | Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    if places[0] == places[1]:
-        raise FileNotFoundError(f"list file {list_file} does not exist")
+    if places[0].resolve() == places[1].resolve():
+        raise FileNotFoundError(f"list file {places[0]} does not exist")
     raise FileNotFoundError(f"list file {list_file} found neither as {places[0]} nor {places[1]}")
 
 

@@ -199,4 +199,4 @@ def test_options_come_from_the_checkpoint(tmp_path, capsys):
     out = str(tmp_path / "x.json")
     quick = ["--c", "3", "--r", "64", "64", "--seconds", "0.05", "--out", out]
     assert speed.main(["--a", "pidnet_s", *quick, "--weights", str(path)]) == 0
-    assert "479 loaded, 0 dropped" in capsys.readouterr().out
+    assert "479 tensors loaded, none dropped" in capsys.readouterr().out

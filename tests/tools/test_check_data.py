@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def test_bad_calls_exit_with_2(check, tmp_path):
     )
     words = r"error: DATASET.LABELS is 'rgb', which camvid does not have"
     assert re.search(words, check("DATASET.LABELS", "rgb", status=2))
+
+
+def test_lists_of_equal_names_have_sheets_of_their_own(check, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path, {"a/all.lst": ["0", "1"], "b/all.lst": ["2"]})
+    check("DATASET.TRAIN_SET", "a/all.lst", "DATASET.TEST_SET", "b/all.lst")
+    out = tmp_path / "out/camvid/check_rtlinearformer_slim_camvid_360x480"
+    sheets = ["a/sheet_all.png", "b/sheet_all.png"]
+    assert json.loads((out / "report.json").read_text())["sheets"] == sheets
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == sheets
+    assert len({(out / sheet).read_bytes() for sheet in sheets}) == 2
 
 
 def test_drawn_scenes_need_no_check(run):

@@ -32,7 +32,7 @@ def test_class_maps_keep_their_values(tmp_path):
 def test_curve(tmp_path, scored):
     records = [{"epoch": e, "loss": 3 / e} | ({"miou": e / 10} if scored else {}) for e in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", "val.lst")
     picture = cv2.imread(str(tmp_path / "curve.png"))
     assert picture.shape[:2] == (480, 840)
     red = (picture[..., 2] > 180) & (picture[..., 0] < 80)
