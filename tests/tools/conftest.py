@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from _init_paths import run_main
+from _init_paths import ROOT, run_main
 
 
 @pytest.fixture
 def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, root: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """Runs a script to its end, from `cwd` (the repository's root), as the fixture `run` does."""
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def call_script(
-        script: str, *arguments: object, status: int = 0, cwd: Path = root
+        script: str, *arguments: object, status: int = 0, cwd: Path = ROOT
     ) -> subprocess.CompletedProcess:
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
@@ -37,7 +37,7 @@ def call(
 
 
 @pytest.fixture
-def declines(call: Callable[..., subprocess.CompletedProcess]) -> Callable[..., str]:
+def refuses(call: Callable[..., subprocess.CompletedProcess]) -> Callable[..., str]:
     """Asserts that a script ends with status 2 and one sentence that holds all of `words`."""
 
     def check(words: list[str], script: str, *arguments: object) -> str:

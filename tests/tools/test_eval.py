@@ -134,14 +134,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damaged_data_stops_training_before_it_starts(name, camvid, tmp_path, declines, tiny):
+def test_damaged_data_stops_training_before_it_starts(name, camvid, tmp_path, refuses, tiny):
     damage, words = DAMAGE[name]
     damage(camvid)
-    declines(words, "tools/train.py", *camvid_run(tmp_path, tiny))
+    refuses(words, "tools/train.py", *camvid_run(tmp_path, tiny))
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_weights_are_one_sentence(trained, tmp_path, declines, tiny):
+def test_bad_weights_are_one_sentence(trained, tmp_path, refuses, tiny):
     best = trained / RUN / "best.pt"
     content = torch.load(best, weights_only=True)
     content["class_names"] = content["class_names"][:5]
@@ -155,21 +155,21 @@ def test_bad_weights_are_one_sentence(trained, tmp_path, declines, tiny):
         "gone.pt": ["gone.pt", "not exist"],
     }.items():
         arguments = [*tiny, "OUTPUT_DIR", trained, "TEST.MODEL_FILE", tmp_path / name]
-        declines(words, "tools/eval.py", *arguments)
+        refuses(words, "tools/eval.py", *arguments)
     words = ["best.pt", "train first"]
-    declines(words, "tools/eval.py", *tiny, "OUTPUT_DIR", tmp_path / "new")
+    refuses(words, "tools/eval.py", *tiny, "OUTPUT_DIR", tmp_path / "new")
 
 
-def test_a_last_pt_without_a_scored_epoch_is_named(trained, tmp_path, declines, tiny):
+def test_a_last_pt_without_a_scored_epoch_is_named(trained, tmp_path, refuses, tiny):
     folder = tmp_path / RUN
     folder.mkdir(parents=True)
     shutil.copy(trained / RUN / "last.pt", folder)
     arguments = [*tiny, "OUTPUT_DIR", tmp_path]
     words = ["best.pt does not exist", f"set TEST.MODEL_FILE {folder / 'last.pt'}"]
-    assert "train first" not in declines(words, "tools/eval.py", *arguments)
+    assert "train first" not in refuses(words, "tools/eval.py", *arguments)
     named = ["MODEL.PRETRAINED", folder / "best.pt"]
     words = [f"MODEL.PRETRAINED {folder / 'best.pt'} does not", f"set MODEL.PRETRAINED {folder}"]
-    declines(words, "tools/train.py", *arguments, *named)
+    refuses(words, "tools/train.py", *arguments, *named)
 
 
 def random_run(tmp_path, tiny, *lists):
@@ -299,14 +299,14 @@ BAD_VIEWS = {
 
 
 @pytest.mark.parametrize("name", BAD_VIEWS)
-def test_bad_views_are_refused_before_anything_is_written(name, camvid, tmp_path, declines, tiny):
+def test_bad_views_are_refused_before_anything_is_written(name, camvid, tmp_path, refuses, tiny):
     for kind in ("images", "labels"):
         file = str(camvid / kind / "1.png")
         cv2.imwrite(file, cv2.imread(file, cv2.IMREAD_UNCHANGED)[::2, ::2])
     overrides, words = BAD_VIEWS[name]
     arguments, folder = random_run(tmp_path, tiny)
-    declines(words, "tools/eval.py", *arguments, *overrides)
+    refuses(words, "tools/eval.py", *arguments, *overrides)
     assert [path.name for path in folder.iterdir()] == ["best.pt"]
     if "BATCH" in overrides[0]:
-        declines(words, "tools/train.py", *arguments, *overrides)
+        refuses(words, "tools/train.py", *arguments, *overrides)
         assert [path.name for path in folder.iterdir()] == ["best.pt"]

@@ -195,12 +195,12 @@ def content(folder):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence_and_touches_nothing(name, tmp_path, declines, tiny, reference):
+def test_bad_input_is_one_sentence_and_touches_nothing(name, tmp_path, refuses, tiny, reference):
     overrides, words = BAD[name]
     shutil.copytree(reference / RUN, tmp_path / RUN)  # would be moved aside by a run that starts
     overrides = [text.format(folder=tmp_path / RUN) for text in overrides]
     before = content(tmp_path)
-    declines(words, "tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, *overrides)
+    refuses(words, "tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, *overrides)
     assert content(tmp_path) == before
 
 
@@ -212,7 +212,7 @@ def test_a_program_that_refuses_says_one_sentence(tmp_path, run, tiny):
 
 
 @pytest.mark.parametrize("script", ["tools/train.py", "tools/eval.py"])
-def test_an_output_folder_that_cannot_be_is_refused_first(script, tmp_path, declines, tiny):
+def test_an_output_folder_that_cannot_be_is_refused_first(script, tmp_path, refuses, tiny):
     (tmp_path / "file").write_text("kept")
     (tmp_path / "run/synthetic").mkdir(parents=True)
     (tmp_path / "run" / RUN).write_text("kept")
@@ -220,7 +220,7 @@ def test_an_output_folder_that_cannot_be_is_refused_first(script, tmp_path, decl
     before = content(tmp_path)
     for place in ("file", "file/below", "run", "broken"):
         words = ["OUTPUT_DIR", str(tmp_path / place), "is not a folder"]
-        declines(words, script, *tiny, "OUTPUT_DIR", tmp_path / place)
+        refuses(words, script, *tiny, "OUTPUT_DIR", tmp_path / place)
     assert content(tmp_path) == before and not (tmp_path / "gone").exists()
 
 
