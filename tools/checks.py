@@ -12,6 +12,7 @@ from configs.loader import changed_keys
 from datasets import DatasetMeta, SceneDataset
 
 FEW_STEPS = 20  # of an epoch
+FEW_IN_ALL = 200  # of a run
 
 
 def count(number: int, thing: str) -> str:
@@ -115,11 +116,17 @@ def advice(config: CfgNode, steps: int, last_lr: float) -> list[str]:
     """
     t, found = config.TRAIN, []
     total = steps * t.END_EPOCH
-    if steps < FEW_STEPS:
+    cures = {
+        "raise TRAIN.END_EPOCH": total < FEW_IN_ALL,
+        "start from trained weights (MODEL.PRETRAINED)": not (config.MODEL.PRETRAINED or t.RESUME),
+        "score fewer epochs (TRAIN.EVAL_EVERY)": t.EVAL_EVERY == 1,
+    }
+    if steps < FEW_STEPS and any(cures.values()):
         found.append(
-            f"note: an epoch has only {count(steps, 'step')} and the run {total}; networks learn "
-            "over hundreds of steps at least. Raise TRAIN.END_EPOCH (and TRAIN.EVAL_EVERY with "
-            "it), and start from trained weights by MODEL.PRETRAINED, as docs/your_own_data.md says"
+            f"note: an epoch has only {count(steps, 'step')} and the run {total}"
+            f"{', too few to learn much' if total < FEW_IN_ALL else ''}: "
+            f"{', '.join(cure for cure, lacks in cures.items() if lacks)}; see "
+            "docs/your_own_data.md, Few photographs"
         )
     if t.WARMUP_STEPS >= total:
         found.append(

@@ -310,10 +310,11 @@ def main() -> int:
         best = f"{100 * progress.best_miou:.2f} after epoch {progress.best_epoch}"
         log.info(f"best mIoU on {Path(scored).name} {best}: {folder / 'best.pt'}")
     again = ["python", "tools/eval.py", *config_words(args)]
-    log.info(f"run folder {folder}; {scored} with every class and pictures: {shlex.join(again)}")
+    log.info(f"run folder {folder}")
+    log.info(f"score every class of {scored}, with pictures: {shlex.join(again)}")
     if held_out := held_out_list(config, train_set, test_set):
         again += ["DATASET.TEST_SET", held_out]
-        log.info(f"a score on images that chose no epoch: {shlex.join(again)}")
+        log.info(f"score {held_out}, by which no epoch was chosen: {shlex.join(again)}")
     log.close()
     end_world()
     return 0

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from utils.visualize import plot_curve, side_by_side, write_png
 
@@ -37,3 +38,15 @@ def test_curve(tmp_path, scored):
     assert picture.shape[:2] == (480, 840)
     red = (picture[..., 2] > 180) & (picture[..., 0] < 80)
     assert red.sum() > 200
+
+
+def test_the_curve_names_the_list_that_was_scored(tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda figure, *_, **__: labels.extend(a.get_ylabel() for a in figure.axes),
+    )
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0, "miou": 0.5}\n')
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", "val.lst")
+    assert labels == ["training loss", "mIoU on val.lst, %"]
