@@ -113,6 +113,26 @@ def test_imagenet_files_fill_all_but_the_added_parts(dialect, save):
             refuse(other, save(rest), "lacks|holds")
 
 
+@pytest.mark.parametrize("dialect", [d for d in IMAGENET if IMAGENET[d][2]])
+def test_bare_backbones_need_no_classifier(dialect, save):
+    golden, added, prefix, *_ = IMAGENET[dialect]
+    _, state, other = foreign(golden)
+    kept = {k.removeprefix(prefix): v for k, v in state.items() if not re.fullmatch(added, k)}
+    report = load_weights(other, save(kept))
+    assert report.startswith(f"{len(kept)} loaded, 0 dropped") and f"[{dialect} names]" in report
+    # the same with its prefix is a network whose heads are lacking
+    refuse(other, save({prefix + k: v for k, v in kept.items()}), "lacks .*head")
+
+
+@pytest.mark.parametrize("golden", ["pidnet_s", "mmseg_pidnet_s", "ddrnet_39", "rdrnet_s"])
+def test_a_key_with_and_without_its_prefix_is_refused(golden, save):
+    _, state, other = foreign(golden)
+    for prefix in ("model.", "backbone."):
+        key = next((k for k in state if k.startswith(prefix)), None)
+        twin = key.removeprefix(prefix) if key else f"{prefix}{next(iter(state))}"
+        refuse(other, save({**state, twin: state[key or next(iter(state))]}), f"has {twin}, which")
+
+
 def resnet18_keys() -> list[str]:
     """The keys of torchvision's ResNet-18, from its structure."""
     norm = [f"{{}}.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")]
