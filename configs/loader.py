@@ -239,7 +239,6 @@ def _check(c: CfgNode, origins: dict[str, str]) -> None:
     positive("TEST.SIZE_DIVISOR", c.TEST.SIZE_DIVISOR)
     for key, value in (
         ("WORKERS", c.WORKERS),
-        ("SEED", c.SEED),
         ("TEST.OVERLAYS", c.TEST.OVERLAYS),
         ("TRAIN.WARMUP_STEPS", c.TRAIN.WARMUP_STEPS),
         ("TRAIN.WD", c.TRAIN.WD),
@@ -253,6 +252,7 @@ def _check(c: CfgNode, origins: dict[str, str]) -> None:
         ("LOSS.BOUNDARY_AWARE_WEIGHT", c.LOSS.BOUNDARY_AWARE_WEIGHT),
     ):
         positive(key, value, 0)
+    need(0 <= c.SEED < 2**63, "SEED", c.SEED, f"0 to {2**63 - 1}")
     need(c.TRAIN.LR > 0, "TRAIN.LR", c.TRAIN.LR, "above 0")
     threshold = c.LOSS.OHEM_THRESHOLD
     need(0 < threshold <= 1, "LOSS.OHEM_THRESHOLD", threshold, "above 0, at most 1")

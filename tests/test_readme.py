@@ -1,16 +1,25 @@
 """The commands of the documentation parse and resolve; its generated part is up to date."""
 
 import argparse
+import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+import yaml
 
 from configs import get_config
 from configs.arguments import parse_arguments
-from models import resolve_name
+from datasets import get_meta
+from datasets.synthetic import draw_scene
+from models import build_model, resolve_name
+from utils.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -53,6 +62,50 @@ def test_command_resolves(line):
     for argument in arguments:
         if argument.startswith(("tests/", "docs/", "configs/")):
             assert (ROOT / argument).exists(), argument
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """A folder with photograph.jpg, of a size that no stride divides, and a checkpoint for it."""
+    scene, _ = draw_scene(0, height=333, width=517)
+    cv2.imwrite(str(tmp_path / "photograph.jpg"), scene[..., ::-1])
+    (tmp_path / "one.lst").write_text("photograph.jpg\n")
+    meta = get_meta("synthetic")
+    text = {"class_names": list(meta.class_names), "palette": [list(c) for c in meta.palette]}
+    (tmp_path / "street.yaml").write_text(yaml.safe_dump(text))
+    options = {"base_channels": 8, "attention_channels": 16, "head_channels": 16}
+    torch.manual_seed(0)
+    model = build_model("rtlinearformer_slim", len(text["class_names"]), **options)
+    with torch.no_grad():  # norms that have something to fold
+        for _ in range(8):
+            model.forward_train(torch.randn(2, 3, 64, 64))
+    content = {"architecture": model.architecture, "options": options, "dataset": "street", **text}
+    folder = tmp_path / "output/synthetic/rtlinearformer_slim_synthetic"
+    save_checkpoint(folder / "best.pt", content | {"model": model.state_dict()})
+    return tmp_path
+
+
+def test_the_python_of_the_page_predicts_as_an_evaluation_does(photograph, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(photograph)
+    exec(compile(code, "README.md", "exec"), page := {})  # word for word
+    classes, palette = page["classes"], np.array(get_meta("synthetic").palette)
+    assert classes.shape == (333, 517) and len(np.unique(classes)) > 2
+    picture = cv2.imread("labels.png")[..., ::-1]
+    assert np.array_equal(picture, palette[classes])
+    assert get_meta("synthetic").class_names[classes[0, 0]] in capsys.readouterr().out
+
+    config = "configs/own/rtlinearformer_slim_own.yaml"
+    options = [f"MODEL.OPTIONS.{key} {value}" for key, value in page["facts"]["options"].items()]
+    overrides = (
+        "DATASET.DATASET street.yaml DATASET.ROOT . DATASET.TEST_SET one.lst WORKERS 0 "
+        f"TEST.MODEL_FILE {page['path']} OUTPUT_DIR scored {' '.join(options)}"
+    )
+    monkeypatch.setattr(sys, "argv", ["eval.py", "--cfg", str(ROOT / config), *overrides.split()])
+    assert importlib.import_module("eval").main() == 0
+    (file,) = Path("scored").glob("**/submission*/photograph.png")
+    evaluated = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    assert (evaluated == classes).mean() > 0.999  # folding rounds otherwise
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -9,6 +9,7 @@ from manifest import check_digest, where_to_get
 from yacs.config import CfgNode
 
 from datasets import (
+    DataError,
     DatasetMeta,
     DeviceLoader,
     EpochBatchSampler,
@@ -69,8 +70,9 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
             encoding=config.DATASET.LABELS,
             transform=transform,
             need_boundary=need_boundary,
+            skip_unreadable=train and config.DATASET.ON_ERROR == "skip",
+            repeats=train and config.DATASET.REPEATED_LINES,
         )
-    dataset.skip_unreadable = train and config.DATASET.ON_ERROR == "skip"
     return dataset
 
 
@@ -86,26 +88,41 @@ def build_train_loader(
     folder = d.CACHE_DIR or Path(config.OUTPUT_DIR) / "cache"
     cache = "" if d.CACHE == "none" else f", cache {d.CACHE} of at most {d.CACHE_GB:g} GB"
 
-    def attach_cache() -> None:
-        dataset.cache = make_cache(d.CACHE, len(dataset), d.CACHE_GB, folder)
+    def cached() -> SceneDataset:
+        return dataset.with_cache(make_cache(d.CACHE, len(dataset), d.CACHE_GB, folder))
 
+    helpers = {0: "images loaded by the training process", 1: "1 loader process"}
+    loading = helpers.get(workers, f"{workers} loader processes") + cache
     if config.TRAIN.AUGMENT_ON == "cpu":
-        attach_cache()
-        loader = make_loader(dataset, batch_sampler=sampler, workers=workers)
-        return loader, f"augmentation on the CPU, {workers} loader processes{cache}"
-    if d.CACHE == "disk":  # what is decoded is kept for the next run, too
-        attach_cache()
-    loader = DeviceLoader(dataset, sampler, device, limit=d.CACHE_GB, workers=workers)
+        loader = make_loader(cached(), batch_sampler=sampler, workers=workers)
+        return loader, f"augmentation on the CPU, {loading}"
+    source = cached() if d.CACHE == "disk" else dataset  # what is decoded serves the next run too
+    loader = DeviceLoader(source, sampler, device, limit=d.CACHE_GB, workers=workers)
     if loader.resident is not None:
-        dataset.cache = None  # a second copy would be of no use
         size = loader.resident.bytes / 1e9
         return loader, f"augmentation on {device}, all images kept there ({size:.2f} GB)"
     if d.CACHE == "ram":
-        attach_cache()
+        loader = DeviceLoader(cached(), sampler, device, limit=0, workers=workers)
     return loader, (
         f"augmentation on {device}, which has no room for all images (DATASET.CACHE_GB "
-        f"{d.CACHE_GB:g}); {workers} loader processes{cache}"
+        f"{d.CACHE_GB:g}); {loading}"
     )
+
+
+def unused_weights(config: CfgNode, meta: DatasetMeta) -> list[str]:
+    """A sentence where class weights of one's own are switched off, for example by a recipe."""
+    if not meta.origin or meta.class_weights is None or config.DATASET.CLASS_WEIGHTS:
+        return []
+    return [
+        f"class_weights of {meta.origin} are not used, since DATASET.CLASS_WEIGHTS is False (many "
+        "recipes set it so); with DATASET.CLASS_WEIGHTS True they are"
+    ]
+
+
+def list_name(config: CfgNode, key: str) -> str:
+    """How sentences name the list of `key`, TRAIN_SET or TEST_SET."""
+    drawn = config.DATASET.DATASET == "synthetic"
+    return f"scenes {config.DATASET[key]}" if drawn else config.DATASET[key]
 
 
 def scene_range(text: str, key: str) -> tuple[int, int]:
@@ -123,10 +140,37 @@ def build_network(config: CfgNode, meta: DatasetMeta) -> SegModel:
     return build_model(config.MODEL.NAME, meta.num_classes, **config.MODEL.OPTIONS)
 
 
-def require_weights(path: str | Path, key: str) -> None:
-    """Raise if the weight file that the setting `key` names is absent or not the published one."""
+def held_out_list(config: CfgNode, train_set: SceneDataset, test_set: SceneDataset) -> str | None:
+    """DATASET.TEST_SET for a final score: `test.lst` beside the list that training scores.
+
+    None where there is none, or where it holds images of the training list or just those scored.
+    """
+    if not isinstance(test_set, SegmentationDataset):
+        return None
+    name = Path(config.DATASET.TEST_SET).with_name("test.lst").as_posix()
+    try:
+        held_out = SegmentationDataset(
+            test_set.root, name, test_set.meta, test_set.encoding, transform=test_set.transform
+        )
+    except (FileNotFoundError, DataError):
+        return None
+    test, train, scored = (
+        {entry.image for entry in dataset.entries} for dataset in (held_out, train_set, test_set)
+    )
+    usable = held_out.labelled and (held_out.folder / held_out.name(0)).is_file()
+    return name if usable and test != scored and not test & train else None
+
+
+def require_weights(path: str | Path, key: str, hint: str = "") -> None:
+    """Raise if the weight file that the setting `key` names is absent or not the published one.
+
+    `hint` says how to get an absent file, if not from where it is published.
+    """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{key} {path} does not exist{where_to_get(path)}")
+        last = Path(path).with_name("last.pt")
+        if Path(path).name == "best.pt" and last.is_file():
+            hint = f"; there is {last} of a run without a scored epoch: set {key} {last}"
+        raise FileNotFoundError(f"{key} {path} does not exist{hint or where_to_get(path)}")
     check_digest(path)
 
 

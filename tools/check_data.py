@@ -25,8 +25,9 @@ from configs.arguments import parse_arguments
 from configs.loader import run_folder
 from datasets import DataError, get_meta
 from datasets.checking import CheckedList, Summary, examine_all
-from datasets.loading import cpu_count
+from datasets.machine import cpu_count
 from utils.contact_sheet import Tile, contact_sheet
+from utils.names import distinct_files
 from utils.records import environment, require_folder, write_json
 from utils.visualize import write_png
 
@@ -44,8 +45,10 @@ def main() -> int:
     workers = config.WORKERS if args.workers is None else args.workers
     if workers < 0:
         raise ValueError(f"--workers is {workers}; accepted: 0 and above")
-    names = dict.fromkeys((config.DATASET.TRAIN_SET, config.DATASET.TEST_SET))
-    lists = [CheckedList(config.DATASET.ROOT, name, meta, config.DATASET.LABELS) for name in names]
+    d = config.DATASET
+    names = dict.fromkeys((d.TRAIN_SET, d.TEST_SET))
+    repeats = {d.TRAIN_SET: d.REPEATED_LINES, d.TEST_SET: False}
+    lists = [CheckedList(d.ROOT, name, meta, d.LABELS, repeats=repeats[name]) for name in names]
     print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
     folder = run_folder(config, args.cfg)
     out = args.out or folder.with_name(f"check_{folder.name}")
@@ -61,6 +64,7 @@ def main() -> int:
     if len(lists) > 1 and common:
         print(f"note: {len(common)} images are in both lists, {min(common)} for one")
 
+    sheets = sheet_files(list(names))
     write_json(
         out / "report.json",
         {
@@ -76,11 +80,12 @@ def main() -> int:
             "entries_per_second": checked / max(seconds, 1e-9),
             "workers": workers,
             "environment": environment(),
+            "sheets": sheets,
             "lists": [summary.to_dict() for summary in summaries],
         },
     )
-    for summary in summaries:
-        write_sheet(summary, out)
+    for summary, sheet in zip(summaries, sheets, strict=True):
+        write_sheet(summary, out / sheet)
     print(f"{out}: report.json and contact sheets; {checked / max(seconds, 1e-9):.1f} entries/s")
     print(f"{checked} entries checked, {problems or 'no'} problem{'s' if problems > 1 else ''}")
     return 1 if problems else 0
@@ -135,7 +140,13 @@ def report(summary: Summary) -> None:
         print(f"{name:<20}{100 * pixels / total:>10.3f}{images:>8}")
 
 
-def write_sheet(summary: Summary, out: Path) -> None:
+def sheet_files(lists: list[str]) -> list[str]:
+    """sheet_<list>.png for every list, in the folders of the lists where their names are alike."""
+    files = (Path(file) for file in distinct_files(lists, ".png"))
+    return [file.with_name(f"sheet_{file.name}").as_posix() for file in files]
+
+
+def write_sheet(summary: Summary, path: Path) -> None:
     """Draw the contact sheet of one list, if it has entries."""
     dataset = summary.dataset
     if not len(dataset):
@@ -146,8 +157,7 @@ def write_sheet(summary: Summary, out: Path) -> None:
     chosen = [*suspects, *others[: TILES - len(suspects)]]
     tiles = [tile(dataset, index, index in summary.suspects) for index in chosen]
     legend: Any = zip(dataset.meta.class_names, dataset.meta.palette, strict=True)
-    name = f"sheet_{dataset.list_path.stem}.png"
-    write_png(out / name, contact_sheet(tiles, list(legend) if dataset.labelled else ()))
+    write_png(path, contact_sheet(tiles, list(legend) if dataset.labelled else ()))
 
 
 def tile(dataset: CheckedList, index: int, marked: bool) -> Tile:

@@ -10,6 +10,8 @@ predictions as the test server expects them; TEST.SUBMISSION True does so for an
 """
 
 import argparse
+import hashlib
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -18,8 +20,9 @@ from typing import Any
 import _init_paths
 import numpy as np
 import torch
-from builders import build_dataset, build_network, load_into
-from manifest import published_score, where_to_get
+from builders import build_dataset, build_network, list_name, load_into, require_weights
+from checks import check_folder, check_test_batch, count
+from manifest import published_score
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -30,8 +33,14 @@ from datasets import SceneDataset, get_meta, make_loader, quick_check
 from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
 from utils.metrics import ConfusionMatrix
+from utils.names import distinct_files, file_stem
 from utils.records import atomic_write, environment, sha256, write_json
 from utils.visualize import side_by_side, write_png
+
+# Settings of TEST that change no score.
+NO_SCORING = ("MODEL_FILE", "BATCH_SIZE_PER_GPU", "OVERLAYS", "SUBMISSION")
+# What a record says of an evaluation that the same evaluation, run again, would say.
+IDENTITY = "architecture dataset root test_set labels size weights views resize".split()
 
 
 def main() -> int:
@@ -40,52 +49,47 @@ def main() -> int:
     check_gpus(config.GPUS)
     if is_launched():
         raise ValueError("tools/eval.py runs as one process; start it without torchrun")
+    views = view_options(config)
+    folder = run_folder(config, args.cfg)
+    check_folder(folder, "OUTPUT_DIR")
     world = init_world(config.GPUS[:1])
     set_backends(seed=config.SEED, tf32=config.TF32, benchmark=False, deterministic=False)
-    folder = run_folder(config, args.cfg)
     meta = get_meta(config.DATASET.DATASET)
     model = build_network(config, meta)
     path = Path(config.TEST.MODEL_FILE or folder / "best.pt")
-    if not path.is_file():
-        hint = "; train first or set TEST.MODEL_FILE"
-        if config.TEST.MODEL_FILE:
-            hint = where_to_get(path)
-        raise FileNotFoundError(f"weights {path} do not exist{hint}")
+    hint = "" if config.TEST.MODEL_FILE else "; train first or set TEST.MODEL_FILE"
+    require_weights(path, "TEST.MODEL_FILE", hint)
     report = load_into(model, path, meta, key="TEST.MODEL_FILE", inference=True)
     dataset = build_dataset(config, train=False)
-    quick_check(dataset)
+    remarks = quick_check(dataset)
+    check_test_batch(config, dataset)
 
+    for remark in remarks:
+        print(f"warning: {remark}")
     print(f"{path}: {report}; on {world.device}")
+    print(f"scoring {count(len(dataset), 'image')} of {list_name(config, 'TEST_SET')}")
     loader = make_loader(
         dataset,
         batch_size=config.TEST.BATCH_SIZE_PER_GPU,
         workers=share_cores(config.WORKERS, world),
     )
     confusion = ConfusionMatrix(meta.num_classes, meta.class_names, meta.ignore_label, world.device)
-    name = record_name(config)
-    writer = PictureWriter(config, dataset, folder, name)
-    views = view_options(config)
-    model.to(world.device, memory_format=torch.channels_last)
-    evaluate(model, loader, confusion, world=world, on_batch=writer, **views)
-
-    record: dict[str, Any] = {
+    record = {
         "command": ["python", "tools/eval.py", *sys.argv[1:]],
         "config": shlex.join(args.cfg),
         "architecture": model.architecture,
-        "dataset": meta.name,
-        "test_set": config.DATASET.TEST_SET,
         "images": len(dataset),
         "weights": str(path),
         "weights_sha256": sha256(path),
-        "views": {key: list(v) if isinstance(v, tuple) else v for key, v in views.items()},
-        "resize": {
-            "short_side": config.TEST.SHORT_SIDE,
-            "long_side": config.TEST.LONG_SIDE,
-            "size_divisor": config.TEST.SIZE_DIVISOR,
-        },
-        "precision": "fp32",
+        **conditions(config, views),
         "environment": environment(world.device),
     }
+    name = record_name(config, get_config(args.cfg), folder)
+    name = name_of_its_own(folder, name, record)
+    writer = PictureWriter(config, dataset, folder, name)
+    model.to(world.device, memory_format=torch.channels_last)
+    evaluate(model, loader, confusion, world=world, on_batch=writer, **views)
+
     if dataset.labelled:
         table = confusion.table() + "\n\n" + confusion.summary()
         atomic_write(folder / f"eval_{name}.txt", table + "\n")
@@ -111,27 +115,90 @@ def view_options(config: CfgNode) -> dict[str, Any]:
     return views
 
 
-def record_name(config: CfgNode) -> str:
-    """What tells this evaluation's files from others': list, weights if named, views if several.
+def conditions(config: CfgNode, views: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation is of, beside the weights, as its record states it."""
+    data, test = config.DATASET, config.TEST
+    size = {"size": list(data.SIZE)} if data.DATASET == "synthetic" else {}
+    return {
+        "dataset": get_meta(data.DATASET).name,
+        "root": data.ROOT,
+        "test_set": data.TEST_SET,
+        "labels": data.LABELS,
+        **size,
+        "views": {key: list(v) if isinstance(v, tuple) else v for key, v in views.items()},
+        "resize": {
+            "short_side": test.SHORT_SIDE,
+            "long_side": test.LONG_SIDE,
+            "size_divisor": test.SIZE_DIVISOR,
+        },
+        "precision": "fp32",
+    }
 
-    list/camvid/test.lst is "test", scenes 0:100 are "0-100".
+
+def record_name(config: CfgNode, plain: CfgNode, folder: Path) -> str:
+    """What tells this evaluation's files from others'.
+
+    list/camvid/test.lst is "test", scenes 0:100 are "0-100". Weights follow if they are named, then
+    every setting that changes scores and differs from `plain`, the configuration as its file states
+    it: "test_last_flip_test_scales-0.75-1". Lists and weights that lie elsewhere than usual bring
+    the names of their folders along.
     """
-    test = config.TEST
-    parts = [Path(config.DATASET.TEST_SET).stem.replace(":", "-")]
-    parts += [Path(test.MODEL_FILE).stem] if test.MODEL_FILE else []
-    parts += ["flip"] if test.FLIP_TEST else []
-    parts += ["scales"] if len(test.SCALES) > 1 else []
-    parts += ["slide"] if test.SLIDE else []
-    return "_".join(parts)
+    listed, weights = Path(config.DATASET.TEST_SET), Path(config.TEST.MODEL_FILE)
+    usual = (Path(), Path("list") / Path(config.DATASET.DATASET).stem)
+    parts = ["-".join((*(() if listed.parent in usual else listed.parts[-3:-1]), listed.stem))]
+    if config.TEST.MODEL_FILE:
+        at_home = weights.parent.resolve() == folder.resolve()
+        where = () if at_home else weights.absolute().parts[-2:-1]
+        parts.append("-".join((*where, weights.name.removesuffix(".pt"))))
+    keys = [("TEST", key) for key in config.TEST if key not in NO_SCORING]
+    for section, key in (*keys, ("DATASET", "LABELS")):
+        value = config[section][key]
+        if value != plain[section][key]:
+            parts.append(_setting(key.lower(), value))
+    return file_stem("_".join(parts))
+
+
+def _setting(key: str, value: Any) -> str:
+    """Scales (0.5, 1.0) are "scales-0.5-1", pad True is "pad", slide () is "no_slide"."""
+    if not value or value is True:
+        return key if value else f"no_{key}"
+    values = value if isinstance(value, tuple) else (value,)
+    return "-".join([key, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)])
+
+
+def name_of_its_own(folder: Path, name: str, record: dict[str, Any]) -> str:
+    """`name`; where another evaluation's record is called so, with a digest of this one."""
+    path = folder / f"eval_{name}.json"
+    try:
+        earlier = _identity(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return name
+    except (ValueError, AttributeError):
+        earlier = {"dataset": None}  # not a record of this program: it stays as it is
+    this = _identity(record)
+    if all(earlier.get(key, value) == value for key, value in this.items()):
+        return name
+    return f"{name}_{hashlib.sha256(json.dumps(this).encode()).hexdigest()[:8]}"
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    facts = {key: record[key] for key in IDENTITY if record.get(key) is not None}
+    places = {key: str(Path(facts[key]).resolve()) for key in ("root", "weights") if key in facts}
+    return facts | places
 
 
 class PictureWriter:
-    """Writes overlays of evenly spaced images, and submission files of all, during evaluation."""
+    """Writes overlays of evenly spaced images, and submission files of all, during evaluation.
+
+    Files are called as their images are; where names repeat within the list, they lie in the
+    folders that the list names.
+    """
 
     def __init__(self, config: CfgNode, dataset: SceneDataset, folder: Path, name: str) -> None:
         wanted = min(config.TEST.OVERLAYS, len(dataset))
         self.chosen = set(np.linspace(0, len(dataset) - 1, wanted).round().astype(int).tolist())
         self.dataset, self.meta = dataset, dataset.meta
+        self.files = distinct_files([dataset.name(i) for i in range(len(dataset))], ".png")
         self.encoding = config.DATASET.LABELS
         self.seen = self.written = 0
         self.overlays = folder / f"overlays_{name}"
@@ -140,16 +207,16 @@ class PictureWriter:
 
     def __call__(self, batch: dict[str, Any], prediction: Tensor) -> None:
         classes = prediction.to(torch.uint8).cpu().numpy()
-        for index, name in enumerate(batch["name"]):
-            stem = Path(name).stem
+        for index in range(len(batch["name"])):
+            file = self.files[self.seen]
             if self.seen in self.chosen:
                 scene = self.dataset.load(self.seen)
                 maps = [m for m in (scene.label, classes[index]) if m is not None]
                 picture = side_by_side(scene.image, [self.meta.colorize(m) for m in maps])
-                write_png(self.overlays / f"{stem}.png", picture)
+                write_png(self.overlays / file, picture)
             if self.submission is not None:
                 answer = self.meta.decode(classes[index], self.encoding)
-                write_png(self.submission / f"{stem}.png", answer)
+                write_png(self.submission / file, answer)
                 self.written += 1
             self.seen += 1
 
@@ -157,7 +224,9 @@ class PictureWriter:
         """Where the pictures are."""
         text = f"{len(self.chosen)} in {self.overlays}"
         if self.submission is not None:
-            text += f"; {self.written} submission files in {self.submission}"
+            text += f"; {count(self.written, 'submission file')} in {self.submission}"
+        if any("/" in file for file in self.files):
+            text += "; in the folders of the list, since names repeat"
         return text
 
 

@@ -25,10 +25,22 @@ from builders import (
     build_dataset,
     build_network,
     build_train_loader,
+    held_out_list,
+    list_name,
     load_into,
     require_weights,
+    unused_weights,
 )
-from yacs.config import CfgNode
+from checks import (
+    advice,
+    batch_parts,
+    check_batch_norm,
+    check_folder,
+    check_test_batch,
+    count,
+    refuse_changes,
+    steps_in_epoch,
+)
 
 from configs import get_config
 from configs.arguments import config_words, parse_arguments
@@ -39,6 +51,7 @@ from utils.checkpoint import (
     keep_earlier_run,
     random_state,
     read_resumable,
+    require_room,
     restore_optimizer,
     restore_random_state,
     save_checkpoint,
@@ -53,6 +66,7 @@ from utils.distributed import (
     share_cores,
     synchronise_norms,
     wait_for_all,
+    world_size,
 )
 from utils.engine import TrainForm, evaluate, train_one_epoch
 from utils.logger import RunLog
@@ -74,34 +88,43 @@ def main() -> int:
         deterministic=config.CUDNN_DETERMINISTIC,
     )
     folder = run_folder(config, args.cfg)
-    t = config.TRAIN
+    t, scored = config.TRAIN, list_name(config, "TEST_SET")
 
+    # what can be refused is refused before processes are started or anything is written
     if config.MODEL.PRETRAINED:
         require_weights(config.MODEL.PRETRAINED, "MODEL.PRETRAINED")
-
-    # data: what can be wrong with it is found before processes are started or files written
+    check_folder(folder, "OUTPUT_DIR")
     meta = get_meta(config.DATASET.DATASET)
     model = build_network(config, meta)
+    criterion = build_criterion(config, model, meta)
     train_set = build_dataset(config, train=True, need_boundary=model.has_boundary)
     test_set = build_dataset(config, train=False)
-    quick_check(train_set)
-    quick_check(test_set)
+    remarks = [*quick_check(train_set), *quick_check(test_set), *unused_weights(config, meta)]
     if not test_set.labelled:
         raise ValueError(
             f"DATASET.TEST_SET {config.DATASET.TEST_SET} names no labels; training scores every "
             "epoch on it and needs image<TAB>label"
         )
+    check_test_batch(config, test_set)
+    processes = world_size(config.GPUS)
+    steps_per_epoch, batch = steps_in_epoch(config, len(train_set), processes)
+    check_batch_norm(config, meta, processes)
+    report = "random initialisation"
+    saved, weights = None, config.MODEL.PRETRAINED
+    if t.RESUME and (folder / "last.pt").exists():
+        saved = read_resumable(
+            folder / "last.pt", read_checkpoint, model.architecture, meta.class_names
+        )
+        refuse_changes(config, saved["config"], folder / "last.pt")
+    elif weights:
+        report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")
     if len(config.GPUS) > 1 and not is_launched():
         return launch(len(config.GPUS))
     world = init_world(config.GPUS)
+    precision = Precision.choose(t.PRECISION, world.device)
+
+    # data
     workers = share_cores(config.WORKERS, world)
-    batch = t.BATCH_SIZE_PER_GPU * t.ACCUMULATE * world.size
-    steps_per_epoch = len(train_set) // batch
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"{len(train_set)} training images do not fill one batch of {batch} (processes x "
-            "TRAIN.BATCH_SIZE_PER_GPU x TRAIN.ACCUMULATE)"
-        )
     sampler = EpochBatchSampler(
         len(train_set),
         t.BATCH_SIZE_PER_GPU,
@@ -118,17 +141,7 @@ def main() -> int:
     )
 
     # what is learnt, and how
-    report = "random initialisation"
-    saved, weights = None, config.MODEL.PRETRAINED
-    if t.RESUME and (folder / "last.pt").exists():
-        saved = read_resumable(
-            folder / "last.pt", read_checkpoint, model.architecture, meta.class_names
-        )
-        refuse_changes(config, saved["config"], folder / "last.pt")
-    elif weights:
-        report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")
-    criterion = build_criterion(config, model, meta).to(world.device)
-    precision = Precision.choose(t.PRECISION, world.device)
+    criterion.to(world.device)
     scaler = precision.scaler()
     layout = torch.channels_last if t.CHANNELS_LAST else torch.contiguous_format
     model.to(world.device, memory_format=layout)
@@ -152,18 +165,6 @@ def main() -> int:
         warmup_steps=t.WARMUP_STEPS,
         warmup_lr=t.WARMUP_LR,
     )
-
-    # where the run stands; from here on Ctrl-C and SIGTERM wait for the end of a step
-    stop = StopRequest()
-    wait_for_all(world)
-    aside = keep_earlier_run(folder) if world.is_main and saved is None else None
-    log = RunLog(folder, enabled=world.is_main)
-    if config.GPUS and world.device.type == "cpu":
-        log.info("GPUS 0: there is no CUDA device on this machine; training on the CPU")
-    if aside is not None:
-        log.info(f"an earlier run was in {folder}; it is kept as {aside}")
-    if t.RESUME and saved is None:
-        log.info(f"TRAIN.RESUME: there is no {folder / 'last.pt'}; starting anew")
     progress = Progress()
     torch.manual_seed(config.SEED + world.rank)
     if saved is not None:
@@ -175,11 +176,28 @@ def main() -> int:
         same = restore_random_state(saved["random"], world) and saved["batch"] == batch
         if not same or saved["steps_per_epoch"] != steps_per_epoch:
             progress.restart_epoch()
-        log.forget_after(progress.epoch)
         changed = changed_keys(config, saved["config"])
         changed.pop("TRAIN.RESUME", None)
         report = f"resumed after epoch {progress.epoch}, step {progress.step_in_epoch}"
         report += "".join(f"; {key} {then} -> {now}" for key, (then, now) in changed.items())
+
+    # where the run stands; from here on Ctrl-C and SIGTERM wait for the end of a step
+    if world.is_main:
+        require_room(folder, model, optimizer)
+    stop = StopRequest()
+    wait_for_all(world)
+    aside = keep_earlier_run(folder) if world.is_main and saved is None else None
+    log = RunLog(folder, enabled=world.is_main)
+    if config.GPUS and world.device.type == "cpu":
+        log.info("GPUS 0: there is no CUDA device on this machine; training on the CPU")
+    for remark in remarks:
+        log.info(f"warning: {remark}")
+    if aside is not None:
+        log.info(f"an earlier run was in {folder}; it is kept as {aside}")
+    if t.RESUME and saved is None:
+        log.info(f"TRAIN.RESUME: there is no {folder / 'last.pt'}; starting anew")
+    if saved is not None:
+        log.forget_after(progress.epoch)
     train_form = TrainForm(model)
     if world.size > 1:
         devices = [world.device] if world.device.type == "cuda" else None
@@ -189,10 +207,13 @@ def main() -> int:
     for line in (
         f"{model.architecture}, {sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{meta.num_classes} classes; {report}",
-        f"{meta.name}: {len(train_set)} training images, {len(test_set)} test images",
-        f"{world.size} x {world.device}, {precision.name}; batch {batch} = {world.size} x "
-        f"{t.BATCH_SIZE_PER_GPU} x {t.ACCUMULATE}; {t.END_EPOCH} epochs of {steps_per_epoch} steps",
+        f"{meta.name}: {count(len(train_set), 'image')} of {list_name(config, 'TRAIN_SET')} to "
+        f"train on, {len(test_set)} of {scored} to score",
+        f"{count(world.size, 'process')} on {world.device}, {precision.name}; batch {batch} "
+        f"({batch_parts(config, world.size)}); {count(t.END_EPOCH, 'epoch')} of "
+        f"{count(steps_per_epoch, 'step')}",
         feeding,
+        *advice(config, steps_per_epoch, lr_of_step(t.END_EPOCH * steps_per_epoch - 1)),
     ):
         log.info(line)
 
@@ -276,32 +297,27 @@ def main() -> int:
         log.metrics(record)
         if result:
             log.info(confusion.table())
-        log.info(epoch_line(record, t.END_EPOCH, progress))
-        if train_set.cache is not None and epoch == 1:
-            scenes, size = train_set.cache.usage()
+        log.info(epoch_line(record, t.END_EPOCH, progress, Path(scored).name))
+        cache = train_loader.dataset.cache
+        if cache is not None and epoch == 1:
+            scenes, size = cache.usage()
             log.info(f"cache: {scenes} of {len(train_set)} images, {size / 1e9:.2f} GB")
         progress.end_epoch()
-        save("last.pt", *(["best.pt"] if is_best else []))
+        save(*(["best.pt"] if is_best else []), "last.pt")  # last.pt tells of no best.pt to come
         if world.is_main:
-            plot_curve(log.metrics_file, folder / "curve.png")
+            plot_curve(log.metrics_file, folder / "curve.png", scored)
     if progress.best_epoch:
-        log.info(f"best mIoU {100 * progress.best_miou:.2f} after epoch {progress.best_epoch}")
-    again = shlex.join(config_words(args))
-    log.info(f"run folder {folder}; score it: python tools/eval.py {again}")
+        best = f"{100 * progress.best_miou:.2f} after epoch {progress.best_epoch}"
+        log.info(f"best mIoU on {Path(scored).name} {best}: {folder / 'best.pt'}")
+    again = ["python", "tools/eval.py", *config_words(args)]
+    log.info(f"run folder {folder}")
+    log.info(f"score every class of {scored}, with pictures: {shlex.join(again)}")
+    if held_out := held_out_list(config, train_set, test_set):
+        again += ["DATASET.TEST_SET", held_out]
+        log.info(f"score {held_out}, by which no epoch was chosen: {shlex.join(again)}")
     log.close()
     end_world()
     return 0
-
-
-def refuse_changes(config: CfgNode, earlier: str, path: Path) -> None:
-    """Raise ValueError if a setting differs that a run cannot change on its way."""
-    changed = changed_keys(config, earlier)
-    for key, (then, now) in changed.items():
-        if key.startswith("MODEL.OPTIONS") or key in ("TRAIN.OPTIMIZER", "TRAIN.WD_ON_NORM"):
-            raise ValueError(
-                f"{path} is a run with {key} {then}, which cannot become {now} on the way; set it "
-                "back, or start anew with TRAIN.RESUME False"
-            )
 
 
 def scores(confusion: ConfusionMatrix) -> dict[str, Any]:
@@ -315,12 +331,16 @@ def scores(confusion: ConfusionMatrix) -> dict[str, Any]:
     }
 
 
-def epoch_line(record: dict[str, Any], epochs: int, progress: Progress) -> str:
-    """One line of the log about an epoch, with the time that the rest will take."""
+def epoch_line(record: dict[str, Any], epochs: int, progress: Progress, scored: str) -> str:
+    """One line of the log about an epoch, with the time that the rest will take.
+
+    `scored` names the list behind the mIoU.
+    """
     loss = "-" if record["loss"] is None else f"{record['loss']:.4f}"
     line = f"epoch {record['epoch']}/{epochs} loss {loss}"
     if record.get("miou") is not None:
-        line += f" mIoU {100 * record['miou']:.2f} (best {100 * progress.best_miou:.2f})"
+        best = 100 * progress.best_miou
+        line += f" mIoU on {scored} {100 * record['miou']:.2f} (best {best:.2f})"
     if record["skipped"]:
         line += f" skipped {record['skipped']}"
     if record["unreadable"]:

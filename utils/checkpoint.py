@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .distributed import World, gather_objects
-from .records import atomic_file
+from .records import atomic_write, require_space
 
 FORMAT = "rtseg-checkpoint-1"
 
@@ -25,11 +26,25 @@ RUN = {
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all. `content` holds tensors and plain values only."""
+    """Write a checkpoint whole or not at all. `content` holds tensors and plain values only.
+
+    Raises StorageError where it cannot be written; an earlier checkpoint is then as it was.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    with atomic_file(path) as stream:
-        stream.write(buffer.getbuffer())
+    with buffer.getbuffer() as data:  # not a copy, and given back whatever happens
+        atomic_write(path, data)
+
+
+def require_room(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where `folder` has no room for the checkpoints of a new run.
+
+    At their largest those are last.pt, the next one that takes its place, and best.pt.
+    """
+    weights = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    moments = 2 if "betas" in optimizer.defaults else 1  # per parameter: AdamW, SGD with momentum
+    last = weights + moments * sum(p.nbytes for p in model.parameters())
+    require_space(folder, 2 * last + weights, "the checkpoints of this run", "OUTPUT_DIR")
 
 
 def check_belongs(
@@ -67,6 +82,8 @@ def random_state(world: World) -> list[dict[str, torch.Tensor]]:
     state = {"cpu": torch.get_rng_state()}
     if world.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(world.device)
+    if world.device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return gather_objects(state, world)
 
 
@@ -78,6 +95,8 @@ def restore_random_state(states: Sequence[dict[str, torch.Tensor]], world: World
     torch.set_rng_state(state["cpu"])
     if world.device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], world.device)
+    if world.device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
     return True
 
 

@@ -160,7 +160,7 @@ def _backward(
         names += batch["name"]
         unreadable += itertools.chain(*batch.get("skipped", ()))
         image, label, boundary = (
-            None if value is None else value.to(world.device, non_blocking=True)
+            None if value is None else world.send(value)
             for value in (batch["image"], batch["label"], batch.get("boundary"))
         )
         wait = world.size > 1 and part < accumulate - 1
@@ -227,11 +227,10 @@ def evaluate(
     for batch in progress_bar(world, desc="evaluate", iterable=loader):
         if stop is not None and stop.signal is not None:
             break
-        image = batch["image"].to(world.device, non_blocking=True)
-        logits = predict_logits(model, image, **views)
+        logits = predict_logits(model, world.send(batch["image"]), **views)
         prediction = _at_size(logits, batch.get("size", ())).argmax(1)
         if "label" in batch:
-            confusion.update(prediction, batch["label"].to(world.device, non_blocking=True))
+            confusion.update(prediction, world.send(batch["label"]))
         if on_batch is not None:
             on_batch(batch, prediction)
     if stop is not None and stop.anywhere(world):

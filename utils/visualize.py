@@ -36,10 +36,10 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
     atomic_write(path, data.tobytes())
 
 
-def plot_curve(metrics_file: str | Path, path: str | Path) -> None:
-    """Draw loss and mIoU over the epochs of a run's metrics.jsonl."""
+def plot_curve(metrics_file: str | Path, path: str | Path, scored: str) -> None:
+    """Draw loss and mIoU on the list `scored` over the epochs of a run's metrics.jsonl."""
     records = [r for r in read_metrics(metrics_file) if r["loss"] is not None]
-    scored = [r for r in records if r.get("miou") is not None]
+    rated = [r for r in records if r.get("miou") is not None]
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False}):
         figure = Figure(figsize=(7, 4), layout="constrained")
         left = figure.subplots()
@@ -49,12 +49,12 @@ def plot_curve(metrics_file: str | Path, path: str | Path) -> None:
         left.set_ylim(bottom=0)
         left.xaxis.get_major_locator().set_params(integer=True)
         right = left.twinx()
-        miou = [100 * r["miou"] for r in scored]
-        right.plot([r["epoch"] for r in scored], miou, color="tab:blue", marker=".")
-        right.set_ylabel("mIoU of the test set, %", color="tab:blue")
+        miou = [100 * r["miou"] for r in rated]
+        right.plot([r["epoch"] for r in rated], miou, color="tab:blue", marker=".")
+        right.set_ylabel(f"mIoU on {scored}, %", color="tab:blue")
         right.set_ylim(0, 100)
-        if scored:
-            best = max(scored, key=lambda r: r["miou"])
+        if rated:
+            best = max(rated, key=lambda r: r["miou"])
             title = f"best mIoU {100 * best['miou']:.2f} % after epoch {best['epoch']}"
             left.set_title(title, loc="left", fontsize=10)
         with atomic_file(path) as stream:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from ..files import read_label
+from ..machine import start_context
 from ..meta import DataError, DatasetMeta
 from ..voc2012 import VOC2012
 from .matfile import read_matrix
@@ -42,7 +43,7 @@ def convert(dataset: str, jobs: list[Job], workers: int, write: Write) -> Iterat
     if workers < 2 or len(jobs) < 2:
         yield from map(work, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, start_context()) as pool:
         yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // workers)))
 
 
@@ -77,8 +78,8 @@ _CONVERTERS: dict[str, Callable[[Job, Write], str | None]] = {
 
 def _encode(meta: DatasetMeta, encoding: str, path: Path, *names: str) -> np.ndarray:
     values = read_matrix(path, *names)
-    if values.size and (values.min() < 0 or values.max() > 255):
-        raise DataError(f"{path} holds label values outside 0..255")
+    if not np.isin(values, np.arange(256)).all():
+        raise DataError(f"{path} holds label values that are not whole numbers of 0..255")
     return meta.encode(np.ascontiguousarray(values.astype(np.uint8)), encoding, str(path))
 
 

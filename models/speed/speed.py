@@ -30,6 +30,7 @@ from _init_paths import run_main  # puts the repository root first on sys.path
 from models import SegModel, build_model, fuse, resolve_name
 from models.weights import load_weights, read_checkpoint
 from utils.benchmark import alternate, count_macs, count_parameters, peak_memory, time_ratio
+from utils.distributed import set_tf32
 from utils.records import environment, sha256, write_json
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,7 +81,7 @@ def parse(argv: Sequence[str] | None, default_name: str | None) -> argparse.Name
     add("--batch", metavar="N", type=int, default=1)
     add("--channels-last", action=switch, default=True)
     add("--compile", action=switch, default=False, help="torch.compile, weights frozen")
-    add("--tf32", action=switch, default=None, help="CUDA; PyTorch's own setting if not given")
+    add("--tf32", action=switch, default=None, help="CUDA, convolutions and products; on")
     add("--weights", metavar="FILE", help="checkpoint; fresh weights if not given")
     add("--compare-unfused", action="store_true")
     add("--seconds", type=float, default=4.0, help="measured per line, at least")
@@ -113,9 +114,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         raise ValueError("--tf32 and --no-tf32 need CUDA; the CPU has no TF32")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        if args.tf32 is not None:
-            torch.backends.cuda.matmul.allow_tf32 = args.tf32
-            torch.backends.cudnn.allow_tf32 = args.tf32
+        set_tf32(args.tf32 is not False)  # as training and evaluation do
     if args.threads:
         torch.set_num_threads(args.threads)
     return device

@@ -44,7 +44,7 @@ def load_weights(
         inference: heads that only training uses may be absent from the file as a whole.
 
     Returns:
-        One line, `N loaded, M dropped (reasons), 0 missing ...`.
+        One line, `N tensors loaded, M dropped (reasons), none missing ...`.
 
     Raises:
         FileNotFoundError: there is no such file.

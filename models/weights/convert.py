@@ -88,7 +88,7 @@ def convert_state_dict(
         source: what error texts call `state`.
 
     Returns:
-        the whole state dict of the model, and one line, `N loaded, M dropped (reasons), ...`.
+        the whole state dict of the model, and a line, `N tensors loaded, M dropped (why), ...`.
 
     Raises:
         ValueError: a key that is not known, a tensor of another shape, a tensor of the model
@@ -109,7 +109,8 @@ def convert_state_dict(
             dropped[key] = "reset"
         else:
             tensors[target] = state[key].reshape(own[target].shape)
-    parts = [f"{len(tensors)} loaded", _count(dropped, "dropped"), "0 missing"]
+    plural = "" if len(tensors) == 1 else "s"
+    parts = [f"{len(tensors)} tensor{plural} loaded", _count(dropped, "dropped"), "none missing"]
     constant, fresh = {}, {}  # target -> why
     for target in (key for key in own if key not in tensors):
         is_kept = target.startswith(kept)
@@ -122,14 +123,14 @@ def convert_state_dict(
             tensors[target] = torch.full_like(own[target], fill.value)
     parts += [_count(constant, "constant")] if constant else []
     parts += [_count(fresh, "left fresh")] if fresh else []
-    return tensors, f"{', '.join(parts)} [{renaming.dialect.name} names]"
+    return tensors, f"{', '.join(parts)}; its keys have {renaming.dialect.name} names"
 
 
 def _count(reasons: Mapping[str, str], what: str) -> str:
     """How many keys, and why."""
     counts = Counter(reasons.values())
     each = list(counts) if len(counts) < 2 else [f"{n} {reason}" for reason, n in counts.items()]
-    return f"{len(reasons)} {what}" + (f" ({'; '.join(each)})" if each else "")
+    return f"{len(reasons) or 'none'} {what}" + (f" ({'; '.join(each)})" if each else "")
 
 
 def _prefixes(own: Mapping[str, Tensor], reset: Sequence[str]) -> tuple[str, ...]:

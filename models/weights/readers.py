@@ -41,7 +41,14 @@ WRAPPERS = (
 )  # fmt: skip
 
 # Entries of this project's own checkpoints that say what the weights are of.
-FACTS = {"architecture": str, "options": dict, "dataset": str, "class_names": list, "format": str}
+FACTS = {
+    "architecture": str,
+    "options": dict,
+    "dataset": str,
+    "class_names": list,
+    "palette": list,
+    "format": str,
+}
 
 _DAMAGE = (
     *DAMAGE, OSError, RuntimeError, zipfile.BadZipFile, struct.error, safetensors.SafetensorError,

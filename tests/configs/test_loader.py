@@ -5,12 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from yacs.config import CfgNode
 
 from configs import get_config
 from configs.defaults import defaults
 from configs.loader import changed_keys, leaf_names, run_folder
+from datasets import EpochBatchSampler
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name != "_base_")
@@ -190,6 +192,10 @@ def test_text_settings_stay_text_and_numbers_are_coerced(leaf):
         (["TRAIN", "3"], ["TRAIN is a section"]),
         (["TRAIN.IMAGE_SIZE", "512"], ["TRAIN.IMAGE_SIZE", "(512,)", "2 positive"]),
         (["TRAIN.SCALE_RANGE", "(2.0,0.5)"], ["TRAIN.SCALE_RANGE", "smaller"]),
+        (["SEED", "-1"], ["SEED is -1", f"0 to {2**63 - 1}"]),
+        (["SEED", str(2**63)], [f"SEED is {2**63}", f"0 to {2**63 - 1}"]),
+        (["SEED", str(10**400)], ["SEED is 1000", f"0 to {2**63 - 1}"]),
+        (["SEED", "1e3"], ["SEED is 1000.0", "int"]),
     ],
 )
 def test_bad_overrides_are_one_clear_sentence(leaf, overrides, words):
@@ -198,6 +204,14 @@ def test_bad_overrides_are_one_clear_sentence(leaf, overrides, words):
     message = str(caught.value)
     assert message.startswith("command line: ")
     assert "\n" not in message and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])
+def test_every_accepted_seed_can_be_used(leaf, seed):
+    seed = get_config(leaf(""), ["SEED", str(seed)]).SEED
+    for rank in (0, 4095):
+        torch.manual_seed(seed + rank)
+    assert list(EpochBatchSampler(4, 2, seed=seed)) != list(EpochBatchSampler(4, 2, seed=1))
 
 
 def numeric_keys() -> dict[str, int]:

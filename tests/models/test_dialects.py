@@ -29,8 +29,8 @@ def test_published_keys_fill_every_tensor(golden, save):
     model, state, other = foreign(golden)
     *_, dialect, constant = DIALECTS[golden]
     report = load_weights(other, save(state))
-    assert report.startswith(f"{len(state)} loaded, 0 dropped, 0 missing"), report
-    assert report.endswith(f"[{dialect} names]") and "fresh" not in report
+    assert report.startswith(f"{len(state)} tensors loaded, none dropped, none missing"), report
+    assert report.endswith(f"its keys have {dialect} names") and "fresh" not in report
     assert constant in report and ("constant" in report) == bool(constant)
     filled = rename_for(other, state).sources.keys() ^ other.state_dict().keys()
     assert all(not other.state_dict()[key].any() for key in filled)
@@ -51,8 +51,8 @@ def test_training_wrapper_and_its_loss_buffers(golden, save):
     wrapped |= {f"module.{name}.criterion.weight": torch.ones(3) for name in losses}
     content = {"epoch": 5, "best_mIoU": np.float64(0.8), "state_dict": wrapped, "optimizer": {}}
     report = load_weights(other, save(content))
-    dropped = f"{len(losses)} dropped (loss buffers of the training wrapper), 0 missing"
-    assert f"{len(state)} loaded, {dropped} [official" in report
+    dropped = f"{len(losses)} dropped (loss buffers of the training wrapper), none missing"
+    assert f"{len(state)} tensors loaded, {dropped}; its keys have official" in report
     assert equal(model, other)
 
 
@@ -96,8 +96,8 @@ def test_imagenet_files_fill_all_but_the_added_parts(dialect, save):
     kept = {k.removeprefix(prefix): v for k, v in state.items() if not re.fullmatch(added, k)}
     before = {key: value.clone() for key, value in other.state_dict().items()}
     report = load_weights(other, save({"state_dict": kept | classifier(*lost)}))
-    assert f"{len(kept)} loaded, {2 * len(lost)} dropped" in report, report
-    assert "left fresh" in report and report.endswith(f"[{dialect} names]")
+    assert f"{len(kept)} tensors loaded, {2 * len(lost) or 'none'} dropped" in report, report
+    assert "left fresh" in report and report.endswith(f"its keys have {dialect} names")
     trained, absent = model.state_dict(), rename_for(other, kept | classifier(*lost))
     for key, value in other.state_dict().items():
         if key in absent.sources:
@@ -163,7 +163,9 @@ def test_torchvision_resnet18_is_the_context_path(counted, save):
     state = {source: own[target] for target, source in sources.items()}
     assert state.keys() == set(keys)
     report = load_weights(other, save(state | added))
-    assert report.startswith(f"{len(keys)} loaded, 2 dropped (ImageNet classifier), 0 missing")
+    assert report.startswith(
+        f"{len(keys)} tensors loaded, 2 dropped (ImageNet classifier), none missing"
+    )
     assert ("20 constant (not counted by old files)" in report) != counted
     assert equal(model.context.backbone, other.context.backbone, ("_tracked", "x")[counted:])
     assert not torch.equal(model.context.refine16.conv.conv.weight, own_weight(other))
@@ -205,8 +207,10 @@ def test_deployed_rdrnet_is_the_same_network(variant, save):
                 value.div_(value[0].numel())
     state = deployed(model, golden_keys(variant))
     report = load_weights(other, save(state))
-    assert report.startswith(f"{len(state)} loaded, 0 dropped, 0 missing")
-    assert "constant (the deployed form has one path) [deployed RDRNet names]" in report
+    assert report.startswith(f"{len(state)} tensors loaded, none dropped, none missing")
+    assert (
+        "constant (the deployed form has one path); its keys have deployed RDRNet names" in report
+    )
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(x)
@@ -235,7 +239,7 @@ def test_lrformer_backbones(save):
         f"decode_head.{name}": torch.ones(3) for name in ("conv_seg.weight", "squeeze1.bn.bias")
     }
     for content, dropped, dialect in (
-        (state, "0 dropped", "LRFormer"),
+        (state, "none dropped", "LRFormer"),
         (state | head, "2 dropped (not part of the backbone)", "LRFormer"),
         (
             {k.removeprefix("backbone."): v for k, v in state.items()} | classifier("head"),
@@ -245,7 +249,8 @@ def test_lrformer_backbones(save):
     ):
         other = fill(build_backbone("lrformer_t", **options), seed=1)
         report = load_weights(other, save(content))
-        assert report == f"{len(state)} loaded, {dropped}, 0 missing [{dialect} names]"
+        rest = f"{dropped}, none missing; its keys have {dialect} names"
+        assert report == f"{len(state)} tensors loaded, {rest}"
         assert equal(backbone, other)
 
 
@@ -253,5 +258,5 @@ def test_input_normalisation_of_mmsegmentation_is_dropped(save):
     model, state, other = foreign("mmseg_ddrnet_23_slim")
     extra = {f"data_preprocessor.{name}": torch.ones(3, 1, 1) for name in ("mean", "std")}
     report = load_weights(other, save({"meta": {}, "state_dict": state | extra}))
-    assert f"{len(state)} loaded, 2 dropped (input normalisation)" in report
+    assert f"{len(state)} tensors loaded, 2 dropped (input normalisation)" in report
     assert equal(model, other, STEM_BIASES)

@@ -257,6 +257,7 @@ def test_depths_are_options():
     assert model(torch.randn(1, 3, 33, 70)).shape == (1, 3, 5, 9)
 
 
+@pytest.mark.medium
 @torch.no_grad()
 def test_both_forms_export_with_a_free_batch():
     options = {"blocks_per_stage": (1, 1, (2, 2), (2, 2), (2, 2))}

@@ -128,7 +128,9 @@ def test_checkpoint_round_trip(model, tmp_path):
     torch.save({"model": model.state_dict(), "architecture": model.architecture}, path)
     other = build_model(model.architecture, CLASSES)
     report = load_weights(other, path)
-    assert report.startswith(f"{len(model.state_dict())} loaded, 0 dropped, 0 missing")
+    assert report.startswith(
+        f"{len(model.state_dict())} tensors loaded, none dropped, none missing"
+    )
     for (name, ours), theirs in zip(
         model.state_dict().items(), other.state_dict().values(), strict=True
     ):
@@ -240,12 +242,15 @@ def test_backbone_fuses_and_comes_back_from_a_file(backbone, tmp_path):
     name = backbone.architecture.removesuffix(" backbone")
     other = build_backbone(name, **NARROW).eval()
     report = load_weights(other, path)
-    assert report.startswith(f"{len(backbone.state_dict())} loaded, 0 dropped, 0 missing")
+    assert report.startswith(
+        f"{len(backbone.state_dict())} tensors loaded, none dropped, none missing"
+    )
     for ours, folded, theirs in zip(before, fused(x), other(x), strict=True):
         assert (folded - ours).abs().max() <= 1e-4 * ours.abs().max()
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.medium
 @torch.no_grad()
 def test_backbone_exports():
     depths = (1, 1, 21, 1)  # deep enough for the norms in the residual stream

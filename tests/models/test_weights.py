@@ -17,8 +17,8 @@ def test_conversion_in_memory_leaves_the_model_alone():
     tensors, report = convert_state_dict(model, state)
     assert tensors.keys() == before.keys()
     assert report == (
-        f"{len(state)} loaded, 0 dropped, 0 missing, 2 constant (mmsegmentation's stem has no "
-        "biases) [mmsegmentation PIDNet names]"
+        f"{len(state)} tensors loaded, none dropped, none missing, 2 constant (mmsegmentation's "
+        "stem has no biases); its keys have mmsegmentation PIDNet names"
     )
     assert not any(tensors[key].any() for key in STEM_BIASES)
     filled = [key for key in before if not torch.equal(before[key], tensors[key])]
@@ -39,7 +39,9 @@ def test_reset_keeps_present_values(save):
     path, fresh = save(small(classes=19).state_dict()), small(classes=5, seed=1)
     expected = fresh.head.classify.weight.clone()
     report = load_weights(fresh, path, reset=("head", "aux_head"))
-    assert report.startswith("453 loaded, 26 dropped (reset), 0 missing, 26 left fresh (reset)")
+    assert report.startswith(
+        "453 tensors loaded, 26 dropped (reset), none missing, 26 left fresh (reset)"
+    )
     assert torch.equal(fresh.head.classify.weight, expected)
     trained = small(classes=19).boundary_head.classify.weight
     assert torch.equal(fresh.boundary_head.classify.weight, trained)
@@ -64,7 +66,10 @@ def test_training_heads_may_be_absent_for_inference_as_a_whole(golden, heads, sa
     refuse(other, save(kept), "lacks .* would these start afresh")
     before = {key: value.clone() for key, value in other.state_dict().items()}
     report = load_weights(other, save(kept), inference=True)
-    assert f"{len(kept)} loaded, 0 dropped, 0 missing" in report and "left fresh (reset)" in report
+    assert (
+        f"{len(kept)} tensors loaded, none dropped, none missing" in report
+        and "left fresh (reset)" in report
+    )
     trained = model.state_dict()
     for key, value in other.state_dict().items():
         if not key.endswith(("num_batches_tracked", *STEM_BIASES)):

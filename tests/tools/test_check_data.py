@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_every_damage_is_reported_with_its_line(check, tmp_path):
         6: "labels/size.png is 12x32 but its image images/size.png is 24x32",
         8: r"label value 33 in labels/value.png is neither a class of camvid \(0..10\) nor ignore",
         9: "images/image.png is a truncated PNG",
-        10: "images/twice.png cannot be decoded",
+        10: "images/twice.png is a text file; photographs are JPEG",
     }
     patterns = [f"train.lst:{line}: {words}" for line, words in expected.items()]
     patterns.append("train.lst:10: labels/twice.png does not exist")
@@ -95,7 +96,7 @@ def test_labels_read_in_the_wrong_encoding_are_a_problem(check, tmp_path):
         picture = np.full((24, 32, 3), (1, 2, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"camvid/labels/{name}.png"), picture)
     out = check("DATASET.LABELS", "color", status=1)
-    assert re.search(r"problem: .*val.lst: no label has a pixel of a class of camvid", out)
+    assert re.search(r"problem: .*val.lst: none of 1 labels has a pixel of a class of camvid", out)
     assert re.search(r"suspicious: .*train.lst:1: labels/a.png is all ignored", out)
 
 
@@ -106,6 +107,18 @@ def test_bad_calls_exit_with_2(check, tmp_path):
     )
     words = r"error: DATASET.LABELS is 'rgb', which camvid does not have"
     assert re.search(words, check("DATASET.LABELS", "rgb", status=2))
+
+
+def test_lists_of_equal_names_have_sheets_of_their_own(check, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path, {"a/all.lst": ["0", "1"], "b/all.lst": ["2"]})
+    check("DATASET.TRAIN_SET", "a/all.lst", "DATASET.TEST_SET", "b/all.lst")
+    out = tmp_path / "out/camvid/check_rtlinearformer_slim_camvid_360x480"
+    sheets = ["a/sheet_all.png", "b/sheet_all.png"]
+    assert json.loads((out / "report.json").read_text())["sheets"] == sheets
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == sheets
+    assert len({(out / sheet).read_bytes() for sheet in sheets}) == 2
 
 
 def test_drawn_scenes_need_no_check(run):

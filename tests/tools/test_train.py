@@ -8,6 +8,10 @@ import time
 
 import pytest
 import torch
+from checks import check_batch_norm
+
+from configs import get_config
+from datasets import get_meta
 
 RUN = "synthetic/rtlinearformer_slim_synthetic"
 
@@ -63,6 +67,7 @@ def test_a_run_leaves_what_is_promised(reference):
     assert len(best["class_names"]) == 11 and best["architecture"] == "rtlinearformer_slim"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_resumed_run_is_the_same_bit_for_bit(
     number, tmp_path, start, run, tiny, reference
@@ -71,7 +76,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same_bit_for_bit(
     board = tmp_path / RUN / "log.txt"
     wait_for(lambda: board.exists() and "epochs of" in board.read_text(), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 128 + number, out + err
     assert "Traceback" not in err and "TRAIN.RESUME True" in out
     saved = load(tmp_path)["progress"]
@@ -81,6 +86,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same_bit_for_bit(
     assert_same_run(reference, tmp_path)
 
 
+@pytest.mark.alone
 def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path, start, run, tiny, reference):
     process = start("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path)
     wait_for((tmp_path / RUN / "last.pt").exists, process)
@@ -91,13 +97,13 @@ def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path, start, run, tiny, re
     assert_same_run(reference, tmp_path)
 
 
-def test_a_new_run_keeps_the_earlier_one(tmp_path, run, tiny):
+def test_a_new_run_keeps_the_earlier_one(tmp_path, call, tiny):
     short = [*tiny, "OUTPUT_DIR", tmp_path, "TRAIN.END_EPOCH", 1]
-    run("tools/train.py", *short)
+    call("tools/train.py", *short)
     first = (tmp_path / RUN / "last.pt").read_bytes()
-    done = run("tools/train.py", *short, "TRAIN.RESUME", "True")
+    done = call("tools/train.py", *short, "TRAIN.RESUME", "True")
     assert "resumed after epoch 1" in done.stdout and len(metrics(tmp_path)) == 1
-    done = run("tools/train.py", *short, "--seed", 5)
+    done = call("tools/train.py", *short, "--seed", 5)
     assert f"it is kept as {tmp_path / RUN}.1" in done.stdout
     assert (tmp_path / f"{RUN}.1" / "last.pt").read_bytes() == first
     assert "SEED: 5" in (tmp_path / RUN / "config.yaml").read_text()
@@ -119,14 +125,17 @@ def test_two_processes_follow_the_curve_of_one_with_twice_the_batch(tmp_path, ru
     assert one[1]["loss"] != pytest.approx(one[0]["loss"], rel=1e-3)
 
 
-def test_accumulation_and_gpu_zero_of_published_commands(tmp_path, run, tiny):
-    run("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.ACCUMULATE", 3, "GPUS", 0)
+def test_accumulation_and_gpu_zero_of_published_commands(tmp_path, call, tiny):
+    call("tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, "TRAIN.ACCUMULATE", 3, "GPUS", 0)
     assert [r["step"] for r in metrics(tmp_path)] == [1, 2]
-    assert "batch 12 = 1 x 4 x 3" in (tmp_path / RUN / "log.txt").read_text()
+    words = (
+        "batch 12 (TRAIN.BATCH_SIZE_PER_GPU 4 x TRAIN.ACCUMULATE 3 x 1 process); 2 epochs of 1 step"
+    )
+    assert words in (tmp_path / RUN / "log.txt").read_text()
 
 
-def test_bf16_sgd_and_boundary_losses_train(tmp_path, run):
-    done = run(
+def test_bf16_sgd_and_boundary_losses_train(tmp_path, call):
+    done = call(
         *"tools/train.py --cfg configs/cityscapes/pidnet_s_cityscapes.yaml".split(),
         *"DATASET.DATASET synthetic DATASET.SIZE (96,64) DATASET.TRAIN_SET 0:4".split(),
         *"DATASET.TEST_SET 9:10 TRAIN.IMAGE_SIZE (96,64) TRAIN.BASE_SIZE 0 WORKERS 1".split(),
@@ -153,16 +162,100 @@ BAD = {
     "unknown option": (["MODEL.OPTIONS.widht", "3"], ["widht", "base_channels"]),
     "unknown dataset": (["DATASET.DATASET", "camvit"], ["camvit", "camvid"]),
     "no weights": (["MODEL.PRETRAINED", "gone.pt"], ["MODEL.PRETRAINED gone.pt"]),
-    "batch too large": (["TRAIN.BATCH_SIZE_PER_GPU", "99"], ["12 training images", "99"]),
+    "weights of nothing": (["MODEL.PRETRAINED", "README.md"], ["README.md"]),
+    "no such submodule": (
+        ["MODEL.PRETRAINED", "{folder}/best.pt", "MODEL.RESET", "('haed',)"],
+        ["haed"],
+    ),
+    "other options": (
+        ["MODEL.PRETRAINED", "{folder}/best.pt", "MODEL.OPTIONS.head_channels", "8"],
+        ["best.pt", "MODEL.OPTIONS", "must be the same"],
+    ),
+    "batch too large": (
+        ["TRAIN.BATCH_SIZE_PER_GPU", "99"],
+        ["12 training images", "batch of 99", "TRAIN.ACCUMULATE 1 x 1 process"],
+    ),
+    "batch of one": (
+        ["TRAIN.BATCH_SIZE_PER_GPU", "1"],
+        ["TRAIN.BATCH_SIZE_PER_GPU 1", "rtlinearformer_slim", "2 or more"],
+    ),
+    "accumulated batch of one": (
+        ["TRAIN.BATCH_SIZE_PER_GPU", "1", "TRAIN.ACCUMULATE", "4"],
+        ["TRAIN.BATCH_SIZE_PER_GPU 1", "TRAIN.ACCUMULATE does not help"],
+    ),
+    "auxiliary weights": (["LOSS.AUX_WEIGHTS", "(0.4,0.4)"], ["LOSS.AUX_WEIGHTS", "1 auxiliary"]),
+    "half precision": (["TRAIN.PRECISION", "fp16"], ["TRAIN.PRECISION fp16", "CUDA"]),
+    "optimizer": (["TRAIN.OPTIMIZER", "adam"], ["TRAIN.OPTIMIZER", "adamw"]),
     "scene range": (["DATASET.TRAIN_SET", "ten"], ["DATASET.TRAIN_SET", "'ten'", "first:last"]),
+    "cache of scenes": (["DATASET.CACHE", "disk"], ["DATASET.CACHE disk", "synthetic"]),
 }
 
 
+def content(folder):
+    """Every file below a folder with what it holds."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence_within_seconds(name, tmp_path, refuses, tiny):
+def test_bad_input_is_one_sentence_and_touches_nothing(name, tmp_path, refuses, tiny, reference):
     overrides, words = BAD[name]
+    shutil.copytree(reference / RUN, tmp_path / RUN)  # would be moved aside by a run that starts
+    overrides = [text.format(folder=tmp_path / RUN) for text in overrides]
+    before = content(tmp_path)
     refuses(words, "tools/train.py", *tiny, "OUTPUT_DIR", tmp_path, *overrides)
+    assert content(tmp_path) == before
+
+
+def test_a_program_that_refuses_says_one_sentence(tmp_path, run, tiny):
+    large = ["TRAIN.IMAGE_SIZE", "(960,640)", "OUTPUT_DIR", tmp_path]
+    done = run("tools/train.py", *tiny, *large, status=2)
+    assert re.fullmatch(r"error: crop 640x960 .*\n", done.stderr)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["tools/train.py", "tools/eval.py"])
+def test_an_output_folder_that_cannot_be_is_refused_first(script, tmp_path, refuses, tiny):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "run/synthetic").mkdir(parents=True)
+    (tmp_path / "run" / RUN).write_text("kept")
+    (tmp_path / "broken").symlink_to(tmp_path / "gone")
+    before = content(tmp_path)
+    for place in ("file", "file/below", "run", "broken"):
+        words = ["OUTPUT_DIR", str(tmp_path / place), "is not a folder"]
+        refuses(words, script, *tiny, "OUTPUT_DIR", tmp_path / place)
+    assert content(tmp_path) == before and not (tmp_path / "gone").exists()
+
+
+NORMS = {  # network, size of a crop, whether one image is enough for its norms
+    "pidnet_s": ((96, 64), False),
+    "bisenetv1_r18": ((96, 64), False),
+    "bisenetv2": ((96, 64), False),
+    "lrformer_t": ((96, 64), True),
+    "lrformer_t tiny": ((2, 2), False),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_one_image_per_process_is_refused_where_norms_need_more(name, root):
+    size, enough = NORMS[name]
+    meta = get_meta("camvid")
+
+    def config(*overrides):
+        network = ["MODEL.NAME", name.split()[0], "TRAIN.IMAGE_SIZE", str(size)]
+        options = [*network, "TRAIN.BATCH_SIZE_PER_GPU", "1", *overrides]
+        return get_config(root / "configs/camvid/pidnet_s_camvid.yaml", options)
+
+    for processes, sync, expected in (
+        (1, "True", enough), (2, "False", enough), (2, "True", True)
+    ):  # fmt: skip
+        settings = config("TRAIN.SYNC_BN", sync)
+        if expected:
+            check_batch_norm(settings, meta, processes)
+            continue
+        with pytest.raises(ValueError, match=r"set TRAIN.BATCH_SIZE_PER_GPU 2") as caught:
+            check_batch_norm(settings, meta, processes)
+        assert ("TRAIN.SYNC_BN True" in str(caught.value)) == (processes == 2)
+    check_batch_norm(config("TRAIN.BATCH_SIZE_PER_GPU", "2"), meta, 1)
 
 
 def test_a_damaged_checkpoint_is_not_resumed(tmp_path, run, tiny, reference):
@@ -196,7 +289,7 @@ def test_a_run_cannot_change_its_shape_on_the_way(changed, tmp_path, run, tiny, 
     assert re.fullmatch(rf"error: .*last\.pt is a run with {changed[0]} .*\n", done.stderr)
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()

@@ -3,16 +3,22 @@
 import json
 import os
 import re
+import shlex
 import signal
 import time
+from pathlib import Path
 
 import cv2
 import pytest
 import torch
+from builders import build_dataset, held_out_list
+from checks import advice
 
+from configs import get_config
 from datasets import get_meta
 from datasets.synthetic import draw_scene
 
+ROOT = Path(__file__).resolve().parents[2]
 STEM = "rtlinearformer_slim_synthetic"
 SCENES = 12
 
@@ -69,7 +75,7 @@ def assert_same_run(one, two):
     ]
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -87,6 +93,7 @@ def test_neither_cache_nor_workers_change_a_run(tmp_path, run, arguments):
     assert len(list((tmp_path / "kept").glob("*.scene"))) == SCENES
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("resident", [True, False])
 def test_the_device_path_trains_and_resumes_bit_for_bit(tmp_path, start, run, arguments, resident):
     size = "1.0" if resident else "0.0001"
@@ -98,11 +105,86 @@ def test_the_device_path_trains_and_resumes_bit_for_bit(tmp_path, start, run, ar
     file = tmp_path / "broken" / "camvid" / STEM / "log.txt"
     wait_for(lambda: file.exists() and "epochs of" in file.read_text(), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "Traceback" not in err, out + err
     assert len(metrics(tmp_path / "broken")) < 2 if file.with_name("metrics.jsonl").exists() else 1
     run("tools/train.py", *arguments("broken", *device, "TRAIN.RESUME", "True"))
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_what_training_says_names_the_lists(call, tmp_path, arguments, root):
+    out = call("tools/train.py", *arguments("said", "TRAIN.END_EPOCH", 1)).stdout
+    assert "camvid: 12 images of list/train.lst to train on, 2 of list/val.lst to score" in out
+    assert "1 process on cpu, " in out and "; 1 epoch of 3 steps" in out
+    assert "augmentation on the CPU, images loaded by the training process\n" in out
+    assert re.search(r"^epoch 1/1 loss \d\.\d+ mIoU on val.lst \d+\.\d\d \(best", out, re.M)
+    assert "test set" not in out and "test.lst" not in out
+    assert re.search(r"^best mIoU on val.lst .* after epoch 1: \S+/best.pt$", out, re.M)
+    again = out.partition("score every class of list/val.lst, with pictures: ")[2].splitlines()[0]
+    assert again.startswith("python tools/eval.py --cfg configs/synthetic/")
+    assert "mIoU " in call(*shlex.split(again)[1:]).stdout  # the command is one that works
+
+
+HELD_OUT = {  # lines of test.lst, as numbers of the scenes -> whether training names it
+    "others": ((10, 11), True),
+    "those that are scored": ((8, 9), False),
+    "more than is scored": ((8, 9, 10), True),
+    "one that is trained on": ((10, 0), False),
+    "without labels": ((), False),
+    "not there": (None, False),
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_a_test_list_beside_the_scored_one_is_named(name, root, arguments, tmp_path):
+    numbers, expected = HELD_OUT[name]
+    pairs = {"train": range(8), "val": (8, 9), "test": numbers}
+    lines = [f"images/{i}.png\tlabels/{i}.png\n" for i in range(SCENES)]
+    (tmp_path / "lists").mkdir()
+    for split, chosen in pairs.items():
+        if chosen is not None:
+            text = "".join(lines[i] for i in chosen) or "images/11.png\n"
+            (tmp_path / f"lists/{split}.lst").write_text(text)
+    folder = tmp_path / "lists"
+    sets = ["DATASET.TRAIN_SET", folder / "train.lst", "DATASET.TEST_SET", folder / "val.lst"]
+    _, cfg, *overrides = arguments("held", *sets)
+    config = get_config(ROOT / cfg, list(map(str, overrides)))
+    train_set, test_set = (build_dataset(config, train=train) for train in (True, False))
+    found = held_out_list(config, train_set, test_set)
+    assert found == ((folder / "test.lst").as_posix() if expected else None)
+    if expected:
+        sets = ["DATASET.TRAIN_SET", folder / "train.lst", "DATASET.TEST_SET", found]
+        config = get_config(ROOT / cfg, list(map(str, [*overrides, *sets])))
+        assert held_out_list(config, train_set, build_dataset(config, train=False)) is None
+
+
+ENOUGH = ["TRAIN.END_EPOCH", "20", "TRAIN.EVAL_EVERY", "5", "MODEL.PRETRAINED", "best.pt"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "overrides", "words"),
+    [
+        (
+            1,
+            ["TRAIN.END_EPOCH", "12"],
+            ["only 1 step and the run 12, too few to learn much: raise"],
+        ),
+        (19, [], ["an epoch has only 19 steps and the run 19, too few"]),
+        (20, [], []),
+        (10, ["TRAIN.END_EPOCH", "20"], ["the run 200: start from trained weights (MODEL.PRE"]),
+        (10, [*ENOUGH, "TRAIN.EVAL_EVERY", "1"], ["the run 200: score fewer epochs (TRAIN.EVAL"]),
+        (10, ENOUGH, []),
+        (20, ["TRAIN.WARMUP_STEPS", "19"], []),
+        (20, ["TRAIN.WARMUP_STEPS", "20"], ["TRAIN.WARMUP_STEPS is 20 in a run of 20 steps"]),
+        (5, ["TRAIN.WARMUP_STEPS", "1500"], ["only 5 steps", "ends at 0.001 and never reaches"]),
+    ],
+)
+def test_settings_under_which_little_is_learnt_are_said(steps, overrides, words):
+    few = ["TRAIN.END_EPOCH", "1", "TRAIN.WARMUP_STEPS", "0", *overrides]
+    config = get_config(ROOT / "configs/synthetic/rtlinearformer_slim_synthetic.yaml", few)
+    notes = advice(config, steps, last_lr=0.001)
+    assert len(notes) == len(words) and all(note.startswith("note: ") for note in notes)
+    assert all(word in note for word, note in zip(words, notes, strict=True))
 
 
 @pytest.fixture
@@ -117,13 +199,12 @@ def damaged(root):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image_ends_the_epoch_with_its_name(tmp_path, run, arguments, damaged, workers):
-    began = time.monotonic()
     done = run("tools/train.py", *arguments("stop", "WORKERS", workers), status=2)
     assert re.fullmatch(rf"error: {damaged} is a truncated PNG .*\n", done.stderr)
     assert "epochs of" in log(tmp_path / "stop")  # training had begun
-    assert time.monotonic() - began < 60
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("where", ["cpu", "device"])
 def test_or_it_is_skipped_and_counted(tmp_path, start, run, arguments, damaged, where):
     skip = ["DATASET.ON_ERROR", "skip", "TRAIN.AUGMENT_ON", where]
@@ -142,7 +223,7 @@ def test_or_it_is_skipped_and_counted(tmp_path, start, run, arguments, damaged, 
     file = tmp_path / "broken" / "camvid" / STEM / "log.txt"
     wait_for(lambda: file.exists() and "epochs of" in file.read_text(), process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 143
     run("tools/train.py", *arguments("broken", *skip, "TRAIN.RESUME", "True"))
     assert_same_run(tmp_path / "skip", tmp_path / "broken")
@@ -157,6 +238,7 @@ def test_an_image_to_score_is_never_skipped(run, arguments, root):
     assert done.stderr.startswith("error: labels/1.png is a truncated PNG")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "more",
     [["DATASET.CACHE", "ram"], ["TRAIN.AUGMENT_ON", "device", "DATASET.CACHE_GB", "0.0001"]],
@@ -171,9 +253,9 @@ def test_ctrl_c_leaves_no_process_and_no_memory_behind(tmp_path, start, argument
     workers = children(process.pid)
     assert len(workers) >= min(2, len(os.sched_getaffinity(0)))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "Traceback" not in err, out + err
-    end = time.monotonic() + 10
+    end = time.monotonic() + 300
     while alive := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:
         assert time.monotonic() < end, f"workers {alive} still run"
         time.sleep(0.1)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from utils.checkpoint import (
     keep_earlier_run,
     random_state,
     read_resumable,
+    require_room,
     restore_optimizer,
     restore_random_state,
     save_checkpoint,
 )
 from utils.distributed import World
+from utils.records import StorageError
 
 CPU = World(0, 1, torch.device("cpu"))
 CONTENT = {
@@ -60,6 +63,35 @@ def test_round_trip(tmp_path):
     content = resume(path)
     assert content.pop("format") == FORMAT and equal(content, CONTENT)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_earlier_one_and_nothing_else(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"last.pt cannot .*needs 0.4 MB, .* is unchanged"):
+            save_checkpoint(path, CONTENT | {"model": {"w": torch.zeros(100_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
+def test_the_room_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, make):
+    model = torch.nn.Sequential(torch.nn.Conv2d(8, 512, 5), torch.nn.BatchNorm2d(512))
+    optimizer = make(model.parameters(), lr=0.1)
+    model(torch.randn(1, 8, 9, 9)).sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path / "last.pt", {"m": model.state_dict(), "o": optimizer.state_dict()})
+    save_checkpoint(tmp_path / "best.pt", {"m": model.state_dict()})
+    last, best = ((tmp_path / name).stat().st_size for name in ("last.pt", "best.pt"))
+    asked = []
+    monkeypatch.setattr("utils.checkpoint.require_space", lambda _, size, *__: asked.append(size))
+    require_room(tmp_path, model, optimizer)
+    assert 0.9 * (2 * last + best) < asked[0] < 2 * last + best  # headers of the files are small
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process with SIGKILL")

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from utils.visualize import plot_curve, side_by_side, write_png
 
@@ -32,8 +33,20 @@ def test_class_maps_keep_their_values(tmp_path):
 def test_curve(tmp_path, scored):
     records = [{"epoch": e, "loss": 3 / e} | ({"miou": e / 10} if scored else {}) for e in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", "val.lst")
     picture = cv2.imread(str(tmp_path / "curve.png"))
     assert picture.shape[:2] == (480, 840)
     red = (picture[..., 2] > 180) & (picture[..., 0] < 80)
     assert red.sum() > 200
+
+
+def test_the_curve_names_the_list_that_was_scored(tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda figure, *_, **__: labels.extend(a.get_ylabel() for a in figure.axes),
+    )
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0, "miou": 0.5}\n')
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", "val.lst")
+    assert labels == ["training loss", "mIoU on val.lst, %"]

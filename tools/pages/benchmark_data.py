@@ -42,6 +42,7 @@ from datasets import (
     DeviceLoader,
     Draw,
     EpochBatchSampler,
+    SceneDataset,
     SegmentationDataset,
     TrainTransform,
     make_cache,
@@ -138,13 +139,13 @@ def sample_makers(
 ) -> dict[str, Callable[[int, int], object]]:
     """(index, seed) -> sample, for each of WAYS."""
 
-    def ours(cache, index: int, seed: int) -> object:
-        dataset.cache = cache
-        return dataset[Draw(index, seed)]
+    def ours(source: SceneDataset, index: int, seed: int) -> object:
+        return source[Draw(index, seed)]
 
     makers = {PUBLISHED: PublishedLoading(dataset).sample}
     for kind in WAYS[1:]:
-        makers[kind] = functools.partial(ours, make_cache(kind, len(dataset), 16.0, folder))
+        cached = dataset.with_cache(make_cache(kind, len(dataset), 16.0, folder))
+        makers[kind] = functools.partial(ours, cached)
     return makers
 
 
@@ -202,7 +203,6 @@ def _timed(owner: Any, name: str, step: str, spent: Counter) -> Iterator[None]:
 def device_speed(dataset: SegmentationDataset, batch: int, rounds: int) -> dict[str, Any]:
     """Images per second of TRAIN.AUGMENT_ON device, all scenes resident (wall time)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset.cache = None
     sampler = EpochBatchSampler(len(dataset), min(batch, len(dataset)), seed=0)
     loader = DeviceLoader(dataset, sampler, device, limit=16.0)
     if loader.resident is None:

@@ -68,37 +68,39 @@ def replace_table(text: str, name: str, table: str, page: str) -> str:
 
 
 def zoo_table() -> str:
-    """Markdown table of all architectures, and of backbones that stand alone."""
+    """Markdown table of all architectures, and of backbones that stand alone, cheapest first."""
     published = yaml.safe_load((DOCS / "published.yaml").read_text("utf-8"))
     verified = verified_architectures()
     alone = [name for name in list_backbones() if name not in list_models()]
     unknown = sorted(set(published) - set(list_models()) - set(alone))
     if unknown:
         raise ValueError(f"docs/published.yaml names {', '.join(unknown)}, which is not registered")
-    rows = [
+    head = [
         "| Architecture | Parameters, M | MACs, G | Agrees with official code to "
         "| Cityscapes val, published | CamVid test, published | ADE20K val, published "
         "| FPS, published | Sources |",
         "|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
+    rows = []
     for name in sorted([*list_models(), *alone]):
         with torch.device("meta"):
             model = build_backbone(name) if name in alone else build_model(name, CLASSES)
         deployed = fuse(model)
+        macs = count_macs(deployed, SIZE)
         facts = published.get(name, {})
         fps = facts.get("fps", {})
         sources = dict.fromkeys(filter(None, (facts.get("source"), fps.get("source"))))
         cells = (
             f"`{name}`" + (" (backbone)" if name in alone else ""),
             f"{count_parameters(deployed) / 1e6:.2f}",
-            f"{count_macs(deployed, SIZE) / 1e9:.1f}",
+            f"{macs / 1e9:.1f}",
             verified.get(name, ""),
             *(facts.get(dataset, "") for dataset in ("cityscapes", "camvid", "ade20k")),
             " ".join(filter(None, (str(fps.get("value", "")), fps.get("hardware", "")))),
             "; ".join(sources),
         )
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(rows)
+        rows.append((macs, f"| {' | '.join(map(str, cells))} |"))
+    return "\n".join([*head, *(row for _, row in sorted(rows))])
 
 
 def verified_architectures() -> dict[str, str]:
