@@ -26,6 +26,7 @@ def defaults() -> CfgNode:
     c.DATASET.CACHE_GB = 16.0  # its limit and that of AUGMENT_ON device, 10^9 bytes (ram: each GPU)
     c.DATASET.CACHE_DIR = ""  # folder of CACHE disk, outlives the run; "" is OUTPUT_DIR/cache
     c.DATASET.ON_ERROR = "stop"  # bad training image or label: stop | skip (take another, count it)
+    c.DATASET.REPEATED_LINES = False  # lines of TRAIN_SET may stand there several times
     c.DATASET.CLASS_WEIGHTS = True  # weigh classes in the loss where the dataset states weights
 
     c.MODEL = CfgNode()

@@ -1,7 +1,9 @@
-"""Reading a configuration: `_BASE_` files, then the yaml, then KEY VALUE pairs."""
+"""Reading a configuration: `_BASE_` files, then the yaml, more of these, then KEY VALUE pairs."""
 
 import ast
 import difflib
+import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ import yaml
 from yacs.config import CfgNode
 
 from .defaults import defaults
+from .files import read_chain
 
+COMMAND_LINE = "command line"
 _MOVED = {
     "DATASET.NUM_CLASSES": "the class count is the number of class names of the dataset",
     "MODEL.NUM_CLASSES": "the class count is the number of class names of the dataset",
@@ -27,37 +31,67 @@ _MOVED = {
 }
 
 
-def get_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """The frozen configuration of a yaml file with KEY VALUE pairs on top.
+def get_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> CfgNode:
+    """The frozen configuration of one or several yaml files with KEY VALUE pairs on top.
+
+    What a later file sets, its bases included, replaces what earlier ones do.
 
     Raises:
         ValueError: unknown key, value of the wrong type or out of range; names its origin.
-        FileNotFoundError: the file, or one of its bases, does not exist.
+        FileNotFoundError: a file, or one of its bases, does not exist.
     """
-    config = defaults()
-    for source, content in _chain(Path(path), ()):
-        _merge(config, content, "", str(source))
-    if len(overrides) % 2:
-        raise ValueError(
-            f"command line: {overrides[-1]!r} stands alone; overrides come in pairs KEY VALUE, "
-            'with a space between (quote tuples: GPUS "(0,1)")'
-        )
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+    paths = [Path(path) for path in _listed(paths)]
+    for index, path in enumerate(paths):
+        if path.resolve() in [earlier.resolve() for earlier in paths[:index]]:
+            raise ValueError(f"config {path} is given twice")
+    config, origins = defaults(), {}
+    for path in paths:
+        for source, content in read_chain(path):
+            if content.pop("_OVERLAY_", False) and source == paths[0]:
+                raise ValueError(
+                    f"config {path} goes on top of another: --cfg NETWORK.yaml --cfg {path}"
+                )
+            _merge(config, content, "", str(source), origins)
+    for key, text in _pairs(overrides):
         content: Any = text
         for part in reversed(key.split(".")):
             content = {part: content}
-        _merge(config, content, "", "command line")
-    _check(config)
+        _merge(config, content, "", COMMAND_LINE, origins)
+    _check(config, origins)
     config.freeze()
     return config
 
 
-def run_folder(config: CfgNode, path: str | Path) -> Path:
-    """Where the run of this configuration keeps its files."""
+def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    """KEY VALUE pairs. Raises ValueError with the cure where it is something else."""
+    for at, key in list(enumerate(words))[::2]:
+        name, equals, value = key.partition("=")
+        after = [*words[at + 1 : at + 3], "VALUE"]
+        if not equals and after[0].startswith("="):
+            equals, value = "=", after.pop(0)[1:]
+        if equals:
+            pair = f"{(meant(name) or [name])[0]} {shlex.quote(value or after[0])}"
+            raise ValueError(f"{COMMAND_LINE}: {key} is no KEY with a VALUE after it; write {pair}")
+        if key.lower().endswith((".yaml", ".yml")):
+            raise ValueError(f"{COMMAND_LINE}: {key} is a file; write --cfg {shlex.quote(key)}")
+    if len(words) % 2:
+        raise ValueError(
+            f"{COMMAND_LINE}: {words[-1]!r} stands alone; overrides come in pairs KEY VALUE, "
+            'with a space between (quote tuples: GPUS "(0,1)")'
+        )
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+def run_folder(config: CfgNode, paths: str | Path | Sequence[str | Path]) -> Path:
+    """Where the run of this configuration keeps its files; the last of several names it."""
     dataset = config.DATASET.DATASET
     if dataset.lower().endswith((".yaml", ".yml")):  # a file's path would nest or leave OUTPUT_DIR
         dataset = Path(dataset).stem
-    return Path(config.OUTPUT_DIR) / dataset / Path(path).stem
+    return Path(config.OUTPUT_DIR) / dataset / Path(_listed(paths)[-1]).stem
 
 
 def changed_keys(config: CfgNode, earlier: str) -> dict[str, tuple[Any, Any]]:
@@ -77,48 +111,51 @@ def _value(node: CfgNode, key: str) -> Any:
     return node
 
 
-def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict]]:
-    """The yaml files behind `path`, bases first."""
-    if path.resolve() in seen:
-        raise ValueError(f"{path}: _BASE_ leads back to the file itself")
-    if not path.is_file():
-        origin = f", named as _BASE_ in {seen[-1]}" if seen else ""
-        raise FileNotFoundError(f"config {path} does not exist{origin}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid yaml: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: the top level is a {type(content).__name__}, not KEY: value")
-    bases = content.pop("_BASE_", [])
-    files = []
-    for base in [bases] if isinstance(bases, str) else bases:
-        files += _chain(path.parent / base, (*seen, path.resolve()))
-    return [*files, (path, content)]
-
-
-def _merge(node: CfgNode, content: dict, prefix: str, source: str) -> None:
+def _merge(
+    node: CfgNode, content: dict, prefix: str, source: str, origins: dict[str, str] | None = None
+) -> None:
+    """Put `content` into `node`; `origins` notes the source of every key."""
     for name, value in content.items():
         key = f"{prefix}{name}"
         if name not in node:
             if node.is_new_allowed():
                 node[name] = _plain(value)
                 continue
+            while isinstance(value, dict) and len(value) == 1:  # a pair names the whole path
+                (inner, value), *_ = value.items()
+                key = f"{key}.{inner}"
             raise ValueError(f"{source}: unknown key {key}{_hint(key)}")
         if isinstance(node[name], CfgNode):
             if not isinstance(value, dict):
                 raise ValueError(f"{source}: {key} is a section, not a value ({value!r})")
-            _merge(node[name], value, f"{key}.", source)
+            _merge(node[name], value, f"{key}.", source, origins)
         else:
             node[name] = _coerce(node[name], value, key, source)
+            if origins is not None:
+                origins[key] = source
 
 
 def _hint(key: str) -> str:
-    if key in _MOVED:
-        return f": {_MOVED[key]}"
+    if key.upper() in _MOVED:
+        return f": {_MOVED[key.upper()]}"
+    near = meant(key) or difflib.get_close_matches(key.upper(), _names(), n=1, cutoff=0.75)
+    return (
+        f"; did you mean {' or '.join(near)}?" if near else "; configs/defaults.py lists all keys"
+    )
+
+
+def meant(text: str) -> list[str]:
+    """The keys that `text` spells in other letters, or without their section."""
+    text = text.upper()
+    if text in _names():
+        return [text]
+    return [key for key in _names() if key.endswith(f".{text}")]
+
+
+def _names() -> list[str]:
+    """All keys and sections."""
     keys = leaf_names(defaults())
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
-    return f"; did you mean {near[0]}?" if near else "; configs/defaults.py lists all keys"
+    return [*keys, *dict.fromkeys(key.rpartition(".")[0] for key in keys if "." in key)]
 
 
 def leaf_names(node: CfgNode, prefix: str = "") -> list[str]:
@@ -134,7 +171,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return value
     return tuple(value) if isinstance(value, list) else value
 
@@ -145,7 +182,7 @@ def _coerce(old: Any, value: Any, key: str, source: str) -> Any:
         value = _plain(value)
     if isinstance(old, bool) and value in ("true", "false"):
         value = value == "true"
-    if isinstance(old, float) and type(value) is int:
+    if isinstance(old, float) and type(value) is int and abs(value) < 1 << 1000:
         value = float(value)
     if isinstance(old, tuple) and not isinstance(value, tuple):
         value = (value,)
@@ -159,24 +196,35 @@ def _coerce(old: Any, value: Any, key: str, source: str) -> Any:
     return value
 
 
-def _check(c: CfgNode) -> None:
-    """Ranges and choices that hold for every configuration."""
+class _Rules:
+    """What values must be. `origins`: key -> the source that set it."""
 
-    def need(ok: bool, key: str, value: Any, accepted: str) -> None:
+    def __init__(self, origins: dict[str, str]) -> None:
+        self.origins = origins
+
+    def need(self, ok: bool, key: str, value: Any, accepted: str) -> None:
         if not ok:
-            raise ValueError(f"{key} is {value!r}; accepted: {accepted}")
+            origin = f"{self.origins[key]}: " if key in self.origins else ""
+            raise ValueError(f"{origin}{key} is {value!r}; accepted: {accepted}")
 
-    def choice(key: str, value: str, *names: str) -> None:
-        need(value in names, key, value, ", ".join(names))
+    def choice(self, key: str, value: str, *names: str) -> None:
+        self.need(value in names, key, value, ", ".join(names))
 
-    def positive(key: str, value: float, least: float = 1) -> None:
-        need(value >= least, key, value, f"{least} or more")
+    def positive(self, key: str, value: float, least: float = 1) -> None:
+        self.need(least <= value < math.inf, key, value, f"{least} or more")
 
-    def numbers(key: str, value: tuple, count: int | None, kinds: tuple = (int,)) -> None:
-        ok = all(type(v) in kinds and v > 0 for v in value) and count in (None, len(value))
+    def numbers(self, key: str, value: tuple, count: int | None, kinds: tuple = (int,)) -> None:
+        ok = all(type(v) in kinds and 0 < v < math.inf for v in value)
+        ok = ok and count in (None, len(value))
         size = "" if count is None else f"{count} "
-        need(ok, key, value, f"{size}positive numbers ({' or '.join(k.__name__ for k in kinds)})")
+        names = " or ".join(kind.__name__ for kind in kinds)
+        self.need(ok, key, value, f"{size}positive numbers ({names})")
 
+
+def _check(c: CfgNode, origins: dict[str, str]) -> None:
+    """Ranges and choices that hold for every configuration."""
+    rules = _Rules(origins)
+    need, choice, positive = rules.need, rules.choice, rules.positive
     choice("DATASET.CACHE", c.DATASET.CACHE, "none", "ram", "disk")
     choice("DATASET.ON_ERROR", c.DATASET.ON_ERROR, "stop", "skip")
     choice("TRAIN.AUGMENT_ON", c.TRAIN.AUGMENT_ON, "cpu", "device")
@@ -191,7 +239,6 @@ def _check(c: CfgNode) -> None:
     positive("TEST.SIZE_DIVISOR", c.TEST.SIZE_DIVISOR)
     for key, value in (
         ("WORKERS", c.WORKERS),
-        ("SEED", c.SEED),
         ("TEST.OVERLAYS", c.TEST.OVERLAYS),
         ("TRAIN.WARMUP_STEPS", c.TRAIN.WARMUP_STEPS),
         ("TRAIN.WD", c.TRAIN.WD),
@@ -205,21 +252,52 @@ def _check(c: CfgNode) -> None:
         ("LOSS.BOUNDARY_AWARE_WEIGHT", c.LOSS.BOUNDARY_AWARE_WEIGHT),
     ):
         positive(key, value, 0)
+    need(0 <= c.SEED < 2**63, "SEED", c.SEED, f"0 to {2**63 - 1}")
     need(c.TRAIN.LR > 0, "TRAIN.LR", c.TRAIN.LR, "above 0")
     threshold = c.LOSS.OHEM_THRESHOLD
     need(0 < threshold <= 1, "LOSS.OHEM_THRESHOLD", threshold, "above 0, at most 1")
+    positive("LOSS.OHEM_MIN_KEPT", c.LOSS.OHEM_MIN_KEPT, 0)
+    need(bool(c.OUTPUT_DIR), "OUTPUT_DIR", c.OUTPUT_DIR, "a folder, such as output")
+    _check_schedule(c, rules)
+    _check_tuples(c, rules)
+
+
+def _check_schedule(c: CfgNode, rules: _Rules) -> None:
+    """What would only be found wanting on the way."""
+    t, need = c.TRAIN, rules.need
+    need(t.LR < math.inf, "TRAIN.LR", t.LR, "above 0, finite")
+    need(0 <= t.END_LR <= t.LR, "TRAIN.END_LR", t.END_LR, f"0 to TRAIN.LR, {t.LR}")
+    rules.positive("TRAIN.POWER", t.POWER, 0)
+    rules.positive("TRAIN.WARMUP_LR", t.WARMUP_LR, 0)
+    ok = t.WARMUP_LR <= t.LR or not t.WARMUP_STEPS
+    need(ok, "TRAIN.WARMUP_LR", t.WARMUP_LR, f"0 to TRAIN.LR, {t.LR}")
+    need(0 <= t.MOMENTUM < 1, "TRAIN.MOMENTUM", t.MOMENTUM, "0 or more, below 1")
+    need(0 <= t.PAD_VALUE <= 255, "TRAIN.PAD_VALUE", t.PAD_VALUE, "0 to 255")
+
+
+def _check_tuples(c: CfgNode, rules: _Rules) -> None:
+    need, numbers = rules.need, rules.numbers
     numbers("TRAIN.IMAGE_SIZE", c.TRAIN.IMAGE_SIZE, 2)
     numbers("DATASET.SIZE", c.DATASET.SIZE, 2)
     numbers("TRAIN.SCALE_RANGE", c.TRAIN.SCALE_RANGE, 2, (int, float))
     low, high = c.TRAIN.SCALE_RANGE
     need(low <= high, "TRAIN.SCALE_RANGE", c.TRAIN.SCALE_RANGE, "smaller factor first")
+    step = c.TRAIN.SCALE_STEP
+    ok = low == high or step <= high - low + 1e-6
+    need(ok, "TRAIN.SCALE_STEP", step, f"0 to the width of TRAIN.SCALE_RANGE, {(low, high)}")
     weights = c.LOSS.AUX_WEIGHTS
-    ok = all(type(w) in (int, float) and w >= 0 for w in weights)
+    ok = all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
     need(ok, "LOSS.AUX_WEIGHTS", weights, "numbers of 0 or more, one per auxiliary head")
     numbers("TEST.SCALES", c.TEST.SCALES, None, (int, float))
     need(bool(c.TEST.SCALES), "TEST.SCALES", c.TEST.SCALES, "at least one factor, such as (1.0,)")
-    for key, value in (("TEST.SLIDE", c.TEST.SLIDE), ("TEST.STRIDE", c.TEST.STRIDE)):
+    window, stride = c.TEST.SLIDE, c.TEST.STRIDE
+    for key, value in (("TEST.SLIDE", window), ("TEST.STRIDE", stride)):
         numbers(key, value, 2 if value else 0)
+    ok = all(step <= side for step, side in zip(stride, window or (0, 0), strict=False))
+    need(ok, "TEST.STRIDE", stride, f"(), or (width, height) of at most TEST.SLIDE, {window}")
+    resets = c.MODEL.RESET
+    ok = all(isinstance(name, str) and name.strip(". ") for name in resets)
+    need(ok, "MODEL.RESET", resets, """names of submodules, such as "('head', 'aux_head')\"""")
     gpus = c.GPUS
     ok = all(type(g) is int and g >= 0 for g in gpus) and len(set(gpus)) == len(gpus)
     need(

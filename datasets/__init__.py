@@ -1,4 +1,4 @@
-"""Files -> (image, label, boundary). numpy, cv2 and torch only."""
+"""Files -> (image, label, boundary). numpy, cv2, Pillow and torch only."""
 
 import difflib
 
@@ -6,6 +6,7 @@ from .ade20k import ADE20K
 from .boundary import label_boundary
 from .cache import make_cache
 from .camvid import CAMVID, SYNTHETIC
+from .checking import quick_check
 from .cityscapes import CITYSCAPES
 from .cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from .device.loader import DeviceLoader
@@ -14,7 +15,7 @@ from .loading import collate, make_loader
 from .meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
 from .private import read_meta
 from .sampler import Draw, EpochBatchSampler
-from .segmentation import SceneDataset, SegmentationDataset, quick_check
+from .segmentation import SceneDataset, SegmentationDataset
 from .transforms import EvalTransform, Normalize, Sample, TrainTransform, check_crop
 from .voc2012 import VOC2012
 

@@ -64,6 +64,8 @@ ADE20K = DatasetMeta(
         "annotations": IdEncoding(
             ids={index + 1: index for index in range(150)}, ignored=frozenset({0})
         ),
+        # As many converters write them: one lower, and 255 where nothing is scored.
+        "reduced": IdEncoding(ids={index: index for index in range(150)}, ignored=frozenset({255})),
     },
     folders=("ade20k/ADEChallengeData2016", "ade20k", "ADEChallengeData2016"),
 )

@@ -8,17 +8,18 @@ the oldest one is also the next one needed.
 import contextlib
 import hashlib
 import mmap
-import multiprocessing
+import multiprocessing.reduction
 import os
 import struct
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .machine import free_memory, start_context
 from .transforms import Sample
 
 try:
@@ -77,8 +78,19 @@ def make_cache(kind: str, length: int, limit: float, folder: str | Path) -> "Sce
     raise ValueError(f"DATASET.CACHE is {kind!r}; accepted: none, ram, disk")
 
 
+NOT_SHAREABLE = (
+    "DATASET.CACHE ram cannot be shared with loader processes on this system; set WORKERS 0, or "
+    "DATASET.CACHE disk"
+)
+
+
 class SceneCache:
-    """What both caches offer. Scenes come back read-only."""
+    """What both caches offer. Scenes come back read-only.
+
+    shareable: whether loader processes can use it, too.
+    """
+
+    shareable = True
 
     def get(self, source: Source) -> Sample | None:
         """The scene, or None where it is not stored or its files have changed since."""
@@ -94,33 +106,46 @@ class SceneCache:
 
 
 class MemoryCache(SceneCache):
-    """In anonymous memory that forked loader processes share with this one.
+    """In memory that loader processes share with this one.
 
-    It needs no file, so neither the size of /dev/shm limits it nor does a killed run leave
-    anything behind. The system hands out its pages when they are first written.
+    It is no file, so neither the size of /dev/shm limits it nor does a killed run leave anything
+    behind. The system hands out its pages when they are first written. Processes that are not
+    forked get it handed over, which only Linux can do: see `shareable`.
     """
 
     COLUMNS = 6  # offset + 1, height, width, labelled, and the stamp in two halves
 
     def __init__(self, length: int, limit: float) -> None:
-        if multiprocessing.get_start_method() != "fork":
-            raise ValueError(
-                "DATASET.CACHE ram needs a system whose processes fork (Linux); use disk here"
-            )
+        context = start_context()
         self.capacity = int(min(limit * GIGA, (1 - LEFT_FREE) * free_memory()))
-        size = length * self.COLUMNS * 8
+        sizes = max(1, self.capacity), 8 + length * self.COLUMNS * 8
+        forks = context.get_start_method() == "fork"
         try:
-            self._memory = mmap.mmap(-1, max(1, self.capacity))
-            self._state = mmap.mmap(-1, 8 + size)
-        except (OSError, OverflowError) as error:
+            self._blocks = [SharedBlock(size, passable=not forks) for size in sizes]
+        except (OSError, OverflowError, ValueError) as error:
             raise ValueError(
                 f"DATASET.CACHE_GB {limit:g}: the system does not reserve that much memory "
                 f"({error}); use less"
             ) from None
-        self._used = np.frombuffer(self._state, np.int64, 1)
-        self._table = np.frombuffer(self._state, np.int64, offset=8).reshape(-1, self.COLUMNS)
-        self._bytes = np.frombuffer(self._memory, np.uint8)
-        self._lock = multiprocessing.Lock()
+        self.shareable = forks or all(block.passable for block in self._blocks)
+        self._lock = context.Lock()
+        self._map()
+
+    def _map(self) -> None:
+        memory, state = (block.memory for block in self._blocks)
+        self._used = np.frombuffer(state, np.int64, 1)
+        self._table = np.frombuffer(state, np.int64, offset=8).reshape(-1, self.COLUMNS)
+        self._bytes = np.frombuffer(memory, np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self.shareable:
+            raise ValueError(NOT_SHAREABLE)
+        kept = ("capacity", "shareable", "_blocks", "_lock")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._map()
 
     def get(self, source: Source) -> Sample | None:
         """See SceneCache."""
@@ -158,6 +183,30 @@ class MemoryCache(SceneCache):
         """See SceneCache; the bytes count versions of changed files as well."""
         with self._lock:
             return int(np.count_nonzero(self._table[:, 0])), int(self._used[0])
+
+
+class SharedBlock:
+    """Anonymous memory that forked processes share; `passable`: also those that it is sent to."""
+
+    def __init__(self, size: int, passable: bool) -> None:
+        self.size, self.passable = size, passable and hasattr(os, "memfd_create")
+        self._handle = -1
+        if self.passable:
+            self._handle = os.memfd_create("scenes")
+            os.truncate(self._handle, size)
+        self.memory = mmap.mmap(self._handle, size)
+
+    def __getstate__(self) -> tuple[int, Any]:
+        return self.size, multiprocessing.reduction.DupFd(self._handle)
+
+    def __setstate__(self, state: tuple[int, Any]) -> None:
+        self.size, self.passable = state[0], True
+        self._handle = state[1].detach()
+        self.memory = mmap.mmap(self._handle, self.size)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", -1) >= 0:
+            os.close(self._handle)
 
 
 class DiskCache(SceneCache):
@@ -265,15 +314,6 @@ class DiskCache(SceneCache):
             yield value
             stream.truncate(0)
             stream.write(max(0, int(value[0])).to_bytes(8, "little"))
-
-
-def free_memory() -> float:
-    """Bytes of memory that programs can still get."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
-    except (OSError, StopIteration, IndexError, ValueError):
-        return float("inf")
 
 
 def _size_of(path: Path) -> int:

@@ -1,16 +1,21 @@
 """Datasets -> batches, in worker processes that end with the program."""
 
+import errno
+import math
 import os
+import re
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from .cache import NOT_SHAREABLE
+from .machine import SHARED_MEMORY, cpu_count, shared_memory_left, start_context
 from .meta import DataError
-from .sampler import EpochBatchSampler
+from .sampler import Draw, EpochBatchSampler
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -47,24 +52,111 @@ def start_worker(worker: int) -> None:
         os.setpgid(0, 0)
 
 
+class LoaderError(OSError):
+    """Loader processes failed for a reason that lies in the machine, told in one sentence."""
+
+
+FULL = (
+    "the memory that loader processes share (/dev/shm) is full; set WORKERS lower (0 reads in this "
+    "process), or give it more room, in a container by --shm-size or --ipc=host"
+)
+FAILURES = (  # what torch says, and what to do about it
+    (
+        r"Too many open files|ancdata",
+        "loader processes and this one have too many files open; raise the limit by ulimit -n, or "
+        "set WORKERS lower (0 reads in this process)",
+    ),
+    (
+        r"shared memory|Bus error|No space left on device",
+        FULL,
+    ),
+    (
+        r"MemoryError|Cannot allocate memory|can't allocate memory|signal: Killed",
+        "a loader process got no memory; set WORKERS lower (0 reads in this process)",
+    ),
+    (
+        r"DataLoader worker \(pid",
+        "a loader process ended without a word; WORKERS 0 reads in this process and shows why",
+    ),
+)
+
+
+def worker_failure(error: Exception) -> LoaderError | None:
+    """The one sentence about a failure of loader processes; None where `error` is none."""
+    text = f"{type(error).__name__}: {error}"
+    if "DataLoader worker" not in text and "shared memory" not in text and "ancdata" not in text:
+        return None
+    return next((LoaderError(cure) for said, cure in FAILURES if re.search(said, text)), None)
+
+
+class Batches:
+    """The iterator of a Loader: its failures are single sentences."""
+
+    def __init__(self, batches: Iterator[dict[str, Any]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        try:
+            return next(self._batches)
+        except (RuntimeError, OSError, MemoryError) as error:
+            if (failure := worker_failure(error)) is None:
+                raise
+            raise failure from None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+
 class Loader(DataLoader):
     """A DataLoader whose workers are not interrupted while they start."""
 
-    def __iter__(self):
-        if not hasattr(signal, "pthread_sigmask"):
-            return super().__iter__()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    def __iter__(self) -> Batches:
+        masks = hasattr(signal, "pthread_sigmask")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else None
         try:
-            return super().__iter__()
+            return Batches(super().__iter__())
+        except OSError as error:
+            if self.num_workers and error.errno == errno.ENOSPC:  # semaphores lie there, too
+                raise LoaderError(FULL) from None
+            raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if masks:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def cpu_count() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def require_shared_memory(batch_bytes: int, workers: int, prefetch: int = 2) -> None:
+    """Raise ValueError where what `workers` processes have under way does not fit /dev/shm.
+
+    Args:
+        batch_bytes: of all tensors of one batch.
+        prefetch: batches that each of them makes ahead.
+    """
+    left = shared_memory_left()
+    most = workers * prefetch + 1  # the one that is being used is still there
+    if most * batch_bytes <= left:
+        return
+    fitting = max(0, int((left / batch_bytes - 1) / prefetch))
+    raise ValueError(
+        f"{SHARED_MEMORY} has room for {left / 1e6:.0f} MB, but {workers} loader processes share "
+        f"up to {most} batches of {batch_bytes / 1e6:.1f} MB through it; set WORKERS {fitting}"
+        f"{'' if fitting else ' (reads in this process)'}, or give it more room, in a container by "
+        f"--shm-size={max(1, math.ceil(most * batch_bytes / 1e9))}g"
+    )
+
+
+def batch_bytes(
+    dataset: Dataset, indices: Sequence[int] | None, size: int, collate_items: Callable
+) -> int:
+    """Bytes of the tensors of a batch, taken from its first sample; 0 if that cannot be read."""
+    first = indices[0] if indices else 0
+    try:
+        batch = collate_items([dataset[Draw(first, 0)]])
+    except (DataError, OSError):  # to be told when its turn comes, or skipped
+        return 0
+    return size * sum(v.nbytes for v in batch.values() if isinstance(v, torch.Tensor))
 
 
 def make_loader(
@@ -88,19 +180,34 @@ def make_loader(
             alive between epochs.
         pin_memory: None = when a CUDA device is there.
         collate_items: items -> batch.
+
+    Raises:
+        ValueError: fewer than 0 workers, or more than the machine can share batches with.
     """
     if workers < 0:
         raise ValueError(f"WORKERS is {workers}; accepted: 0 and above")
     order: dict[str, Iterable | int | None]
     if batch_sampler is not None:
-        order = {"batch_sampler": batch_sampler}
+        order, batch_size, indices = (
+            {"batch_sampler": batch_sampler},
+            batch_sampler.batch_size,
+            None,
+        )
     else:
         order = {"batch_size": batch_size, "sampler": indices}
-    workers = min(workers, cpu_count())
+    workers, context = min(workers, cpu_count()), None
+    if workers:
+        context = start_context()
+        cache = getattr(dataset, "cache", None)
+        if cache is not None and not cache.shareable:
+            raise ValueError(NOT_SHAREABLE)
+        if len(dataset):
+            require_shared_memory(batch_bytes(dataset, indices, batch_size, collate_items), workers)
     return Loader(
         dataset,
         **order,
         num_workers=workers,
+        multiprocessing_context=context,
         collate_fn=collate_items,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # its seed draws must not move the generator of the training

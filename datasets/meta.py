@@ -119,8 +119,9 @@ class DatasetMeta:
         palette: one RGB colour per class.
         encodings: by name; the first is the default.
         ignore_label: marks pixels that neither train nor count.
-        class_weights: of the cross entropy, one per class; None = all equal.
+        class_weights: of the cross entropy, one per class, finite, 0 or more; None = all equal.
         folders: where the dataset may lie under DATASET.ROOT; the first that exists is taken.
+        origin: the file that declares it; "" = built in.
     """
 
     name: str
@@ -130,6 +131,7 @@ class DatasetMeta:
     ignore_label: int = 255
     class_weights: tuple[float, ...] | None = None
     folders: tuple[str, ...] = ()
+    origin: str = ""
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
@@ -145,10 +147,7 @@ class DatasetMeta:
             raise ValueError(
                 f"{self.name}: ignore label {self.ignore_label}; accepted: {count}..255"
             )
-        if self.class_weights is not None and len(self.class_weights) != count:
-            raise ValueError(
-                f"{self.name}: {len(self.class_weights)} class weights for {count} classes"
-            )
+        self._check_weights()
         if not self.encodings:
             raise ValueError(f"{self.name}: no label encoding")
         for name, encoding in self.encodings.items():
@@ -158,6 +157,22 @@ class DatasetMeta:
                     f"{self.name}: label encoding {name} leads to the classes {found}; "
                     f"it must lead to each of 0..{count - 1}"
                 )
+
+    def _check_weights(self) -> None:
+        weights = self.class_weights
+        if weights is None:
+            return
+        if len(weights) != self.num_classes:
+            raise ValueError(
+                f"{self.name}: {len(weights)} class weights for {self.num_classes} classes"
+            )
+        with np.errstate(over="ignore"):
+            used = np.array(weights, np.float32)  # as the loss takes them
+        if not np.isfinite(used).all() or used.min() < 0 or not used.any():
+            raise ValueError(
+                f"{self.name}: class weights {', '.join(f'{weight:g}' for weight in weights)}; "
+                "accepted: finite numbers of 0 or more, at least one of them above 0"
+            )
 
     def folder_under(self, root: str | Path) -> Path:
         """The dataset's folder, to which its lists are relative; `root`/name if there is none."""
@@ -213,6 +228,11 @@ class DatasetMeta:
         if self.num_classes == 2 and set(np.unique(label)) == {0, 255}:
             first, second = self.class_names
             return f"; a mask of 0 and 255 is declared as encoding: {{0: {first}, 255: {second}}}"
+        if self.origin:
+            return (
+                f"; every value of the labels is declared in {self.origin}, with its class under "
+                "encoding or as one of ignored (a background is a class, too)"
+            )
         return ""
 
     def decode(self, classes: np.ndarray, encoding: str = "") -> np.ndarray:

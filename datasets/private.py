@@ -10,6 +10,7 @@ docs/your_own_data.md goes through it.
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,12 +42,13 @@ def read_meta(path: str | Path) -> DatasetMeta:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid yaml: {' '.join(str(error).split())}") from None
     try:
-        return _meta(path.stem, content)
+        return _meta(path, content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path.stem}: ')}") from None
 
 
-def _meta(name: str, content: Any) -> DatasetMeta:
+def _meta(path: Path, content: Any) -> DatasetMeta:
+    name = path.stem
     if not isinstance(content, Mapping):
         raise ValueError("a dataset is declared as KEY: value, class_names at least")
     for key in content:
@@ -65,9 +67,7 @@ def _meta(name: str, content: Any) -> DatasetMeta:
         )
     palette = _palette(content.get("palette"), len(names))
     weights = content.get("class_weights")
-    if weights is not None and not (
-        isinstance(weights, list) and all(_is_number(weight) and weight >= 0 for weight in weights)
-    ):
+    if weights is not None and not (isinstance(weights, list) and all(map(_is_number, weights))):
         raise ValueError(f"class_weights is {weights!r}; accepted: a number for each class")
     return DatasetMeta(
         name,
@@ -77,6 +77,7 @@ def _meta(name: str, content: Any) -> DatasetMeta:
         ignore_label=_byte(content.get("ignore_label", 255), "ignore_label"),
         class_weights=None if weights is None else tuple(map(float, weights)),
         folders=(name, "."),
+        origin=str(path),
     )
 
 
@@ -99,12 +100,23 @@ def _palette(value: Any, count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(tuple(color) for color in value)
 
 
+@functools.cache
 def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Black and then `count` - 1 colours far apart in hue."""
-    step = 0.618034  # the golden ratio spreads any number of hues evenly
-    hsv = [(int(256 * (index * step % 1)), 200, 255 - 60 * (index % 3)) for index in range(count)]
-    colors = cv2.cvtColor(np.array([hsv], np.uint8), cv2.COLOR_HSV2RGB_FULL)[0].tolist()
-    return ((0, 0, 0), *(tuple(color) for color in colors[1:]))
+    """`count` (1..255) colours, each as far as possible from black and from those before it.
+
+    Black is left to ignored pixels, white to the paper around pictures. More colours begin with
+    the same ones.
+    """
+    steps = np.linspace(0, 1, 9, dtype=np.float32)
+    rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(1, -1, 3)
+    seen = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0]  # distances as the eye sees them
+    black, white = 0, len(seen) - 1
+    distance = np.minimum(*(np.linalg.norm(seen - seen[taken], axis=1) for taken in (black, white)))
+    chosen = []
+    for _ in range(count):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
+    return tuple(tuple(color) for color in np.rint(255 * rgb[0, chosen]).astype(int).tolist())
 
 
 def _encodings(

@@ -1,5 +1,6 @@
 """Labelled images: a list file -> items for a batch."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +11,18 @@ import torch
 from torch.utils.data import Dataset
 
 from .cache import SceneCache, Source, stamp_of
-from .files import Entry, file_problem, find_list, read_image, read_label, read_list
+from .files import (
+    Entry,
+    file_problem,
+    find_list,
+    orientation_of,
+    read_image,
+    read_label,
+    read_list,
+)
 from .meta import DataError, DatasetMeta
 from .sampler import Draw, substitute
-from .transforms import Sample, TrainTransform, check_crop
+from .transforms import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
@@ -30,16 +39,29 @@ class SceneDataset(Dataset):
         meta: classes.
         transform: TrainTransform, EvalTransform or the like.
         need_boundary: items carry the boundary target, which the transform has to make.
+        cache: of decoded scenes.
+        skip_unreadable: take another scene for one that cannot be read, and say so.
     """
 
     labelled = True  # whether scenes have labels
-    cache: SceneCache | None = None  # of decoded scenes
-    skip_unreadable = False  # take another scene for one that cannot be read, and say so
 
     def __init__(
-        self, meta: DatasetMeta, transform: Transform, need_boundary: bool = False
+        self,
+        meta: DatasetMeta,
+        transform: Transform,
+        need_boundary: bool = False,
+        *,
+        cache: SceneCache | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         self.meta, self.transform, self.need_boundary = meta, transform, need_boundary
+        self.cache, self.skip_unreadable = cache, skip_unreadable
+
+    def with_cache(self, cache: SceneCache | None) -> "SceneDataset":
+        """The same dataset with another cache (whose size may follow from its length)."""
+        other = copy.copy(self)
+        other.cache = cache
+        return other
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} defines no __len__")
@@ -137,6 +159,8 @@ class EntryList(Sequence):
         self._ends = np.cumsum([0, *map(len, rows)])
         self._lines = np.array([e.line for e in entries])
         self._labelled = bool(entries) and entries[0].label is not None
+        first: dict[bytes, int] = {}
+        self._first = np.array([first.setdefault(row, n) for n, row in enumerate(rows)])
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -149,6 +173,10 @@ class EntryList(Sequence):
         image, _, label = text.partition("\0")
         return Entry(image, label if self._labelled else None, int(self._lines[index]))
 
+    def first(self, index: int) -> int:
+        """The first entry with the files of entry `index`: it itself unless lines are repeated."""
+        return int(self._first[index])
+
 
 class SegmentationDataset(SceneDataset):
     """The pairs of a list file.
@@ -158,7 +186,8 @@ class SegmentationDataset(SceneDataset):
         list_file: relative to `root`, else to the repository's `data/`.
         meta: classes and label encodings.
         encoding: name of the label encoding; "" = the dataset's default.
-        transform, need_boundary: see SceneDataset.
+        transform, need_boundary, cache, skip_unreadable: see SceneDataset.
+        repeats: the list may name a pair several times.
 
     Raises:
         FileNotFoundError: no such list.
@@ -175,8 +204,14 @@ class SegmentationDataset(SceneDataset):
         *,
         transform: Transform,
         need_boundary: bool = False,
+        cache: SceneCache | None = None,
+        skip_unreadable: bool = False,
+        repeats: bool = False,
     ) -> None:
-        super().__init__(meta, transform, need_boundary)
+        super().__init__(
+            meta, transform, need_boundary, cache=cache, skip_unreadable=skip_unreadable
+        )
+        self.repeats, self.encoding_is_named = repeats, bool(encoding)
         self.root, self.folder = Path(root), meta.folder_under(root)
         self.encoding = encoding or next(iter(meta.encodings))
         meta.encoding(self.encoding)
@@ -184,10 +219,10 @@ class SegmentationDataset(SceneDataset):
             f"{self.folder.resolve()} {meta.encoding(self.encoding)} {meta.ignore_label}"
         )
         self.list_path = find_list(root, list_file)
-        self.entries: Sequence[Entry] = EntryList(self._read_entries())
+        self.entries = EntryList(self._read_entries())
 
     def _read_entries(self) -> list[Entry]:
-        return read_list(self.list_path)
+        return read_list(self.list_path, repeats=self.repeats, folder=self.folder)
 
     @property
     def labelled(self) -> bool:
@@ -224,7 +259,8 @@ class SegmentationDataset(SceneDataset):
         for file in filter(None, (entry.image, entry.label)):
             status = os.stat(self.folder / file)
             facts.append((status.st_size, status.st_mtime_ns))
-        return Source(index, f"{self._identity} {entry.image} {entry.label}", stamp_of(*facts))
+        identity = f"{self._identity} {entry.image} {entry.label}"
+        return Source(self.entries.first(index), identity, stamp_of(*facts))
 
     def load_image(self, index: int) -> np.ndarray:
         """The photograph of entry `index`, (H, W, 3) uint8 RGB. Raises DataError."""
@@ -233,19 +269,16 @@ class SegmentationDataset(SceneDataset):
 
     def load_label(self, index: int) -> np.ndarray:
         """The class indices of entry `index`, (H, W) uint8. Raises DataError."""
-        file = self.entries[index].label
-        values = read_label(
-            self.folder / file, self.meta.encoding(self.encoding), file, f"; {self._labels_hint}"
-        )
-        label = self.meta.encode(values, self.encoding, file)
-        # labelTrainIds are valid labelIds: only the file's name tells them apart.
-        suffix = Path(file).stem.rsplit("_", 1)[-1]
-        if suffix != self.encoding and suffix in self.meta.encodings:
-            raise DataError(
-                f"{file} holds {suffix} by its name but is read as {self.encoding}; "
-                f"set DATASET.LABELS {suffix}"
-            )
-        return label
+        return self.encode_label(index, self.label_values(index))
+
+    def label_values(self, index: int) -> np.ndarray:
+        """What the label file of entry `index` holds (see `read_label`). Raises DataError."""
+        file, encoding = self.entries[index].label, self.meta.encoding(self.encoding)
+        return read_label(self.folder / file, encoding, file, f"; {self._labels_hint}")
+
+    def encode_label(self, index: int, values: np.ndarray) -> np.ndarray:
+        """`label_values` -> class indices. Raises DataError for unknown values."""
+        return self.meta.encode(values, self.encoding, self.entries[index].label)
 
     @property
     def _labels_hint(self) -> str:
@@ -254,65 +287,41 @@ class SegmentationDataset(SceneDataset):
     def size_problem(self, index: int, image: tuple[int, ...], label: tuple[int, ...]) -> str:
         """The sentence for sizes (height, width) that differ."""
         entry = self.entries[index]
-        return (
+        sentence = (
             f"{entry.label} is {label[0]}x{label[1]} but its image {entry.image} is "
             f"{image[0]}x{image[1]} (height x width); they must be equal"
         )
+        if image == label[::-1]:
+            for file in (entry.image, entry.label):
+                orientation = orientation_of(self.folder / file)
+                if orientation > 4:
+                    sentence += (
+                        f"; {file} carries EXIF orientation {orientation}: photographs are turned "
+                        "upright, labels are read as stored and must be stored upright"
+                    )
+        return sentence
 
     def missing_files(self) -> list[str]:
         """One sentence for every listed file that is absent, not a file, or empty."""
         problems = []
-        for entry in self.entries:
+        under = f" under {self.folder} (DATASET.ROOT={self.root})"
+        for index, entry in enumerate(self.entries):
             for file in filter(None, (entry.image, entry.label)):
-                under = f" under {self.folder} (DATASET.ROOT={self.root})"
                 problem = file_problem(self.folder / file, under)
                 if problem:
-                    problems.append(f"{self.list_path}:{entry.line}: {file} {problem}")
+                    place = f"{self.list_path}:{entry.line}: "
+                    problems.append(f"{place}{file} {problem}{self.space_hint(index)}")
         return problems
 
-
-def quick_check(dataset: SceneDataset, samples: int = 8) -> None:
-    """What takes seconds and finds most mistakes, before any training or evaluation.
-
-    Every listed file exists and is not empty; some samples (the first ones and others spread over
-    the list) decode, match in size and hold known label values, one of a class at least; the crop
-    of a TrainTransform fits (see `check_crop`), and there are labels to train with.
-
-    With `skip_unreadable` a file may be missing or damaged as long as one sample can be read.
-
-    Raises ValueError with one sentence about the first problem.
-    """
-    training = isinstance(dataset.transform, TrainTransform)
-    if isinstance(dataset, SegmentationDataset):
-        if training and not dataset.labelled:
-            raise DataError(f"{dataset.list_path} names no labels; training needs image<TAB>label")
-        if not dataset.folder.is_dir():
-            raise DataError(
-                f"{dataset.folder} is not a folder; DATASET.ROOT is {dataset.root} and must hold "
-                f"{dataset.meta.name}/ as data/README.md shows"
-            )
-        problems = [] if dataset.skip_unreadable else dataset.missing_files()
-        if problems:
-            more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-            raise DataError(problems[0] + more)
-    first = range(min(samples // 2, len(dataset)))
-    spread = np.linspace(0, len(dataset) - 1, num=samples - samples // 2, dtype=int)
-    chosen = sorted({*first, *(int(index) for index in spread)})
-    scenes, unreadable = [], []
-    for index in chosen:
-        try:
-            scenes.append(dataset.load(index))
-        except DataError as error:
-            if not dataset.skip_unreadable:
-                raise
-            unreadable.append(error)
-    if not scenes:
-        raise unreadable[0]
-    if training:
-        check_crop(dataset.transform, [scene.image.shape[:2] for scene in scenes])
-    labels = [scene.label for scene in scenes if scene.label is not None]
-    if labels and not any((label != dataset.meta.ignore_label).any() for label in labels):
-        raise DataError(
-            f"none of {len(labels)} labels, {dataset.name(0)} the first, has a pixel of a class of "
-            f"{dataset.meta.name}; DATASET.LABELS says how labels are encoded"
-        )
+    def space_hint(self, index: int) -> str:
+        """What a line means whose names were cut at the wrong space, as the end of a sentence."""
+        entry = self.entries[index]
+        if entry.label is not None:
+            whole = f"{entry.image} {entry.label}"
+            if not (self.folder / entry.image).exists() and (self.folder / whole).is_file():
+                return f"; there is {whole}: a name with spaces needs a TAB at the line's end"
+        elif not (self.folder / entry.image).exists():
+            image, _, label = entry.image.partition(" ")
+            if (self.folder / image).is_file() and label:
+                return f"; there is {image}: the TAB stands between image and label"
+        return ""

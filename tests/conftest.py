@@ -1,10 +1,12 @@
 """Shared fixtures: the repository on sys.path, the optional folder of real data, quiet threads."""
 
+import functools
 import os
+import runpy
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,35 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 torch.set_num_threads(1)  # threads that share a core with another process wait for each other
+
+from models import build_backbone, build_model, list_backbones, list_models
+
 SHARED = Path(os.environ.get("RTSEG_SHARED", ROOT.parent / "shared")).resolve()
+
+
+STARTS = {"start", "run", "shared"}  # fixtures that make a test too long for `make quick`
+LARGE = 14e6  # parameters; the smallest network of every family is below
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks tests `medium` that start a script, need real data, or are about a large network."""
+    for item in items:
+        case = getattr(item, "callspec", None)
+        values = [getattr(v, "stem", v) for v in (case.params.values() if case else ())]
+        names = [value for value in values if isinstance(value, str)]
+        if STARTS & set(getattr(item, "fixturenames", ())) or any(map(is_large, names)):
+            item.add_marker("medium")
+
+
+@functools.cache
+def is_large(text: str) -> bool:
+    """Whether `text` begins with the name of a registered network that is large."""
+    name = max(filter(text.startswith, (*list_models(), *list_backbones())), key=len, default="")
+    if not name:
+        return False
+    with torch.device("meta"):
+        model = build_model(name, 2) if name in list_models() else build_backbone(name)
+    return sum(p.numel() for p in model.parameters()) > LARGE
 
 
 @pytest.fixture(scope="session")
@@ -68,37 +98,61 @@ def start() -> Callable[..., subprocess.Popen]:
 
 @pytest.fixture(scope="session")
 def run(start: Callable[..., subprocess.Popen]) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs a script to its end; fails with its output where the exit status is not `status`."""
+    """Runs a script to its end; fails with its output where the exit status is not `status`.
+
+    `timeout` ends what hangs. It is so long that a busy machine does not reach it.
+    """
 
     def run_script(
-        script: str, *arguments: object, status: int = 0, timeout: float = 120, **more
+        script: str, *arguments: object, status: int = 0, timeout: float = 600, **more
     ) -> subprocess.CompletedProcess:
         process = start(script, *arguments, **more)
-        out, err = process.communicate(timeout=timeout)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
         assert process.returncode == status, f"exit {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run_script
 
 
-@pytest.fixture(scope="session")
-def refuses(run: Callable[..., subprocess.CompletedProcess]) -> Callable[..., None]:
-    """Asserts that a script ends with status 2 and one sentence that holds all of `words`.
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """As `run`, but in this process, which spares the start of another; from `cwd` (the root)."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    The sentence must come within 10 seconds of wall-clock time. A second try is for a machine that
-    was busy at the first; a refusal that is slow by itself fails both.
+    def call_script(
+        script: str, *arguments: object, status: int = 0, cwd: Path = ROOT
+    ) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        out, err = capfd.readouterr()
+        assert end.value.code == status, f"exit {end.value.code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(sys.argv, status, out, err)
+
+    yield call_script
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def refuses(call: Callable[..., subprocess.CompletedProcess]) -> Callable[..., str]:
+    """Asserts that a script ends with status 2 and one sentence, which holds all of `words`.
+
+    That it refuses before any work is for the caller to assert, by what is not there.
     """
 
-    def check(words: list[str], script: str, *arguments: object) -> None:
-        for last_try in (False, True):
-            began = time.perf_counter()
-            done = run(script, *arguments, status=2)
-            took = time.perf_counter() - began
-            if took < 10 or last_try:
-                break
-        lines = done.stderr.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    def check(words: list[str], script: str, *arguments: object) -> str:
+        lines = call(script, *arguments, status=2).stderr.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
         assert all(word in lines[0] for word in words), lines[0]
-        assert took < 10
+        return lines[0]
 
     return check

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from official_trees import palette_png
+from pictures import png_header, saved, tiff
 
 from datasets import get_meta
 
@@ -104,12 +105,45 @@ def gray_alpha(s: Set):
 
 def image_alpha(s: Set):
     noise = np.random.default_rng(1).integers(0, 256, (24, 32, 4), dtype=np.uint8)
+    noise[..., 3] = 255
     s.write("images/n2.png", cv2.imencode(".png", noise)[1].tobytes())
     s.lines[1] = "images/n2.png\tlabels/n2.png"
 
 
 def jpeg(s: Set):
     s.write_label(s.label(), ".jpg")
+
+
+def avif(s: Set):
+    s.write("labels/n2.png", saved(s.label(), "AVIF"))
+
+
+def lossy_webp(s: Set):
+    s.write("labels/n2.png", saved(cv2.merge([s.label()] * 3), "WEBP"))
+
+
+def polygons(s: Set):
+    s.write("labels/n2.png", b'{"shapes": []}')
+
+
+def array(s: Set):
+    s.write("labels/n2.png", b"\x93NUMPY\x01\x00" + bytes(99))
+
+
+def float_label(s: Set):
+    s.write("labels/n2.png", tiff(s.label().astype(np.float32)))
+
+
+def float_image(s: Set):
+    s.write("images/n2.jpg", tiff(np.zeros((24, 32, 3), np.float32)))
+
+
+def many_bands(s: Set):
+    s.write("images/n2.jpg", tiff(np.zeros((24, 32, 7), np.uint16)))
+
+
+def gigapixel(s: Set):
+    s.write("images/n2.jpg", png_header(40_000, 40_000))
 
 
 def out_of_range(s: Set):
@@ -126,6 +160,10 @@ def duplicate(s: Set):
 
 def spaces(s: Set):
     s.rename("images/my picture 2.jpg", "labels/my label 2.png")
+
+
+def backslashes(s: Set):
+    s.lines = [line.replace("/", "\\") for line in s.lines]
 
 
 def spaces_without_tab(s: Set):

@@ -1,5 +1,6 @@
 """The commands of the documentation parse and resolve; its generated part is up to date."""
 
+import argparse
 import importlib
 import re
 import shlex
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from configs import get_config
+from configs.arguments import parse_arguments
 from datasets import get_meta
 from datasets.synthetic import draw_scene
 from models import build_model, resolve_name
@@ -51,9 +53,8 @@ def test_command_resolves(line):
     script, arguments = ROOT / words[1], words[2:]
     assert script.is_file(), script
     if "--cfg" in arguments:
-        place = arguments.index("--cfg")
-        rest = arguments[:place] + arguments[place + 2 :]
-        config = get_config(ROOT / arguments[place + 1], rest)
+        args = parse_arguments(argparse.ArgumentParser(), words=arguments)
+        config = get_config([ROOT / path for path in args.cfg], args.opts)
         resolve_name(config.MODEL.NAME)
     elif script.parent.name == "speed":
         resolve_name(arguments[arguments.index("--a") + 1].replace("-", "_"))

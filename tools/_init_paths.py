@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+# What PyTorch does not compute on a Mac's GPU, the CPU does; it is read when torch is imported.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -29,6 +31,13 @@ def run_main(main: Callable[[], int | None]) -> None:
         status = 141
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except RuntimeError as error:  # torch tells of a dead loader process wherever we happen to be
+        from datasets.loading import worker_failure
+
+        if (failure := worker_failure(error)) is None:
+            raise
+        print(f"error: {failure}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -23,7 +23,7 @@ from datasets import (
 )
 from datasets.synthetic import SyntheticScenes
 from models import SegModel, build_model
-from models.weights import load_checkpoint, read_checkpoint
+from models.weights import load_weights, read_checkpoint
 from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
 
@@ -70,8 +70,9 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
             encoding=config.DATASET.LABELS,
             transform=transform,
             need_boundary=need_boundary,
+            skip_unreadable=train and config.DATASET.ON_ERROR == "skip",
+            repeats=train and config.DATASET.REPEATED_LINES,
         )
-    dataset.skip_unreadable = train and config.DATASET.ON_ERROR == "skip"
     return dataset
 
 
@@ -87,28 +88,35 @@ def build_train_loader(
     folder = d.CACHE_DIR or Path(config.OUTPUT_DIR) / "cache"
     cache = "" if d.CACHE == "none" else f", cache {d.CACHE} of at most {d.CACHE_GB:g} GB"
 
-    def attach_cache() -> None:
-        dataset.cache = make_cache(d.CACHE, len(dataset), d.CACHE_GB, folder)
+    def cached() -> SceneDataset:
+        return dataset.with_cache(make_cache(d.CACHE, len(dataset), d.CACHE_GB, folder))
 
     helpers = {0: "images loaded by the training process", 1: "1 loader process"}
     loading = helpers.get(workers, f"{workers} loader processes") + cache
     if config.TRAIN.AUGMENT_ON == "cpu":
-        attach_cache()
-        loader = make_loader(dataset, batch_sampler=sampler, workers=workers)
+        loader = make_loader(cached(), batch_sampler=sampler, workers=workers)
         return loader, f"augmentation on the CPU, {loading}"
-    if d.CACHE == "disk":  # what is decoded is kept for the next run, too
-        attach_cache()
-    loader = DeviceLoader(dataset, sampler, device, limit=d.CACHE_GB, workers=workers)
+    source = cached() if d.CACHE == "disk" else dataset  # what is decoded serves the next run too
+    loader = DeviceLoader(source, sampler, device, limit=d.CACHE_GB, workers=workers)
     if loader.resident is not None:
-        dataset.cache = None  # a second copy would be of no use
         size = loader.resident.bytes / 1e9
         return loader, f"augmentation on {device}, all images kept there ({size:.2f} GB)"
     if d.CACHE == "ram":
-        attach_cache()
+        loader = DeviceLoader(cached(), sampler, device, limit=0, workers=workers)
     return loader, (
         f"augmentation on {device}, which has no room for all images (DATASET.CACHE_GB "
         f"{d.CACHE_GB:g}); {loading}"
     )
+
+
+def unused_weights(config: CfgNode, meta: DatasetMeta) -> list[str]:
+    """A sentence where class weights of one's own are switched off, for example by a recipe."""
+    if not meta.origin or meta.class_weights is None or config.DATASET.CLASS_WEIGHTS:
+        return []
+    return [
+        f"class_weights of {meta.origin} are not used, since DATASET.CLASS_WEIGHTS is False (many "
+        "recipes set it so); with DATASET.CLASS_WEIGHTS True they are"
+    ]
 
 
 def list_name(config: CfgNode, key: str) -> str:
@@ -188,7 +196,7 @@ def load_into(
         check_belongs(
             facts, path, dataset=meta.name, class_names=meta.class_names, options=model.options
         )
-    return load_checkpoint(model, checkpoint, path, reset, inference=inference)
+    return load_weights(model, checkpoint, reset, inference=inference)
 
 
 def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegCriterion:

@@ -21,10 +21,11 @@ import numpy as np
 from tqdm import tqdm
 
 from configs import get_config
+from configs.arguments import parse_arguments
 from configs.loader import run_folder
 from datasets import DataError, get_meta
 from datasets.checking import CheckedList, Summary, examine_all
-from datasets.loading import cpu_count
+from datasets.machine import cpu_count
 from utils.contact_sheet import Tile, contact_sheet
 from utils.names import distinct_files
 from utils.records import environment, require_folder, write_json
@@ -44,8 +45,10 @@ def main() -> int:
     workers = config.WORKERS if args.workers is None else args.workers
     if workers < 0:
         raise ValueError(f"--workers is {workers}; accepted: 0 and above")
-    names = dict.fromkeys((config.DATASET.TRAIN_SET, config.DATASET.TEST_SET))
-    lists = [CheckedList(config.DATASET.ROOT, name, meta, config.DATASET.LABELS) for name in names]
+    d = config.DATASET
+    names = dict.fromkeys((d.TRAIN_SET, d.TEST_SET))
+    repeats = {d.TRAIN_SET: d.REPEATED_LINES, d.TEST_SET: False}
+    lists = [CheckedList(d.ROOT, name, meta, d.LABELS, repeats=repeats[name]) for name in names]
     print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
     folder = run_folder(config, args.cfg)
     out = args.out or folder.with_name(f"check_{folder.name}")
@@ -92,13 +95,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration to check for")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: WORKERS)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: OUTPUT_DIR/<dataset>/check_<config>"
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="replaces its settings")
-    return parser.parse_intermixed_args()
+    return parse_arguments(parser, about="configuration to check for")
 
 
 def check(dataset: CheckedList, workers: int) -> Summary:

@@ -16,20 +16,20 @@ from pathlib import Path
 import _init_paths
 import yaml
 from _init_paths import run_main
-from manifest import check_digest, entry_of, sha256, where_to_get
+from manifest import check_digest, entry_of, where_to_get
 
 from datasets import DatasetMeta, get_meta
 from models import build_model, list_models, resolve_name
 from models.weights import (
     absent_training_heads,
     class_count,
-    load_checkpoint,
+    load_weights,
     read_checkpoint,
     recognise,
     rename_for,
 )
 from utils.checkpoint import save_checkpoint
-from utils.records import atomic_write
+from utils.records import atomic_write, sha256
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def main() -> int:
             "initialisation load as they are by MODEL.PRETRAINED"
         )
     model = build_model(name, classes, **options)
-    print(load_checkpoint(model, checkpoint, args.file, inference=True))
+    print(load_weights(model, checkpoint, inference=True))
     absent = tuple(f"{head}." for head in absent_training_heads(model, checkpoint.tensors))
     content = {
         "architecture": name,

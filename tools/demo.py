@@ -30,7 +30,7 @@ def main() -> int:
         f"tools/train.py --cfg {CONFIG} TRAIN.RESUME True",
         f"tools/eval.py --cfg {CONFIG} TEST.OVERLAYS 6",
         f"models/speed/speed.py --a {config.MODEL.NAME} --c 11 --r {height} {width} "
-        f"--seconds 1 --threads 1 --compare-unfused --out {speed}",
+        f"--seconds 1 --threads 1 --compare-unfused --out {shlex.quote(speed.as_posix())}",
     ):
         print(f"\n$ python {command}", flush=True)
         status = subprocess.run(
@@ -45,7 +45,7 @@ Done in {minutes} min {seconds} s. Look at
   {folder}/curve.png                 loss and mIoU over the epochs
   {folder}/eval_100000-100100.txt    IoU, precision and recall of every class
   {speed}                milliseconds and frames per second on this machine
-Next: README.md, "Train on CamVid", or another network on the same scenes:
+Next: README.md, "Train on CamVid", or another network on the same scenes, by the same recipe:
   python tools/train.py --cfg {CONFIG} MODEL.NAME pidnet_s OUTPUT_DIR output/pidnet""")
     return 0
 

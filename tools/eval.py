@@ -12,6 +12,7 @@ predictions as the test server expects them; TEST.SUBMISSION True does so for an
 import argparse
 import hashlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,19 @@ import numpy as np
 import torch
 from builders import build_dataset, build_network, list_name, load_into, require_weights
 from checks import check_folder, check_test_batch, count
-from manifest import published_score, sha256
+from manifest import published_score
 from torch import Tensor
 from yacs.config import CfgNode
 
 from configs import get_config
+from configs.arguments import parse_arguments
 from configs.loader import run_folder
 from datasets import SceneDataset, get_meta, make_loader, quick_check
 from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
 from utils.metrics import ConfusionMatrix
 from utils.names import distinct_files, file_stem
-from utils.records import atomic_write, environment, write_json
+from utils.records import atomic_write, environment, sha256, write_json
 from utils.visualize import side_by_side, write_png
 
 # Settings of TEST that change no score.
@@ -59,9 +61,11 @@ def main() -> int:
     require_weights(path, "TEST.MODEL_FILE", hint)
     report = load_into(model, path, meta, key="TEST.MODEL_FILE", inference=True)
     dataset = build_dataset(config, train=False)
-    quick_check(dataset)
+    remarks = quick_check(dataset)
     check_test_batch(config, dataset)
 
+    for remark in remarks:
+        print(f"warning: {remark}")
     print(f"{path}: {report}; on {world.device}")
     print(f"scoring {count(len(dataset), 'image')} of {list_name(config, 'TEST_SET')}")
     loader = make_loader(
@@ -72,7 +76,7 @@ def main() -> int:
     confusion = ConfusionMatrix(meta.num_classes, meta.class_names, meta.ignore_label, world.device)
     record = {
         "command": ["python", "tools/eval.py", *sys.argv[1:]],
-        "config": str(args.cfg),
+        "config": shlex.join(args.cfg),
         "architecture": model.architecture,
         "images": len(dataset),
         "weights": str(path),
@@ -240,9 +244,7 @@ def parse_args() -> argparse.Namespace:
         description="Score weights on the test list of a configuration.",
         epilog="Every key of configs/defaults.py can follow as KEY VALUE.",
     )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration file")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
-    return parser.parse_intermixed_args()
+    return parse_arguments(parser)
 
 
 if __name__ == "__main__":

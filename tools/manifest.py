@@ -1,12 +1,13 @@
 """pretrained_models/manifest.yaml: what is known of published weight files."""
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import _init_paths
 import yaml
+
+from utils.records import sha256
 
 FOLDER = _init_paths.ROOT / "pretrained_models"
 
@@ -36,15 +37,6 @@ def where_to_get(path: str | Path) -> str:
     folder, _, name = key.rpartition("/")
     link = entry.get("url", entry["source"])
     return f"; download {name} from {link} into pretrained_models/{folder}/ (see {entry['source']})"
-
-
-def sha256(path: str | Path) -> str:
-    """Hexadecimal digest of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_digest(path: str | Path) -> None:

@@ -20,7 +20,7 @@ import _init_paths
 from tqdm import tqdm
 
 from datasets import get_meta
-from datasets.loading import cpu_count
+from datasets.machine import cpu_count
 from datasets.prepare.convert import convert, pending, spelling_10k
 from datasets.prepare.trees import SCANNERS, Tree, some
 from utils.records import atomic_write
@@ -85,7 +85,7 @@ def convert_labels(dataset: str, folder: Path, sbd: Path | None, workers: int) -
     jobs = pending(dataset, folder, sbd)
     if not jobs:
         return 0
-    results = convert(dataset, jobs, workers)
+    results = convert(dataset, jobs, workers, atomic_write)
     bar = tqdm(results, "convert", len(jobs), unit="label", disable=None, leave=False)
     problems = [problem for problem in bar if problem]
     for problem in problems:
@@ -141,10 +141,17 @@ def list_files(tree: Tree) -> dict[str, str]:
         if not pairs:
             print(f"{name}.lst: not written, no file belongs to it")
     return {
-        f"{name}.lst": "".join("\t".join(filter(None, pair)) + "\n" for pair in pairs)
+        f"{name}.lst": "".join(f"{list_line(*pair)}\n" for pair in pairs)
         for name, pairs in lists.items()
         if pairs
     }
+
+
+def list_line(image: str, label: str | None) -> str:
+    """A line of a list; a TAB at its end keeps the spaces of a name without label."""
+    if label is None:
+        return f"{image}\t" if " " in image else image
+    return f"{image}\t{label}"
 
 
 def write_lists(lists: dict[str, str], out: Path, force: bool) -> bool:

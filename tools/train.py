@@ -29,6 +29,7 @@ from builders import (
     list_name,
     load_into,
     require_weights,
+    unused_weights,
 )
 from checks import (
     advice,
@@ -42,12 +43,15 @@ from checks import (
 )
 
 from configs import get_config
+from configs.arguments import config_words, parse_arguments
 from configs.loader import changed_keys, run_folder
 from datasets import EpochBatchSampler, get_meta, make_loader, quick_check
+from models.weights import read_checkpoint
 from utils.checkpoint import (
     keep_earlier_run,
     random_state,
     read_resumable,
+    require_room,
     restore_optimizer,
     restore_random_state,
     save_checkpoint,
@@ -95,8 +99,7 @@ def main() -> int:
     criterion = build_criterion(config, model, meta)
     train_set = build_dataset(config, train=True, need_boundary=model.has_boundary)
     test_set = build_dataset(config, train=False)
-    quick_check(train_set)
-    quick_check(test_set)
+    remarks = [*quick_check(train_set), *quick_check(test_set), *unused_weights(config, meta)]
     if not test_set.labelled:
         raise ValueError(
             f"DATASET.TEST_SET {config.DATASET.TEST_SET} names no labels; training scores every "
@@ -109,7 +112,9 @@ def main() -> int:
     report = "random initialisation"
     saved, weights = None, config.MODEL.PRETRAINED
     if t.RESUME and (folder / "last.pt").exists():
-        saved = read_resumable(folder / "last.pt", model.architecture, meta.class_names)
+        saved = read_resumable(
+            folder / "last.pt", read_checkpoint, model.architecture, meta.class_names
+        )
         refuse_changes(config, saved["config"], folder / "last.pt")
     elif weights:
         report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")
@@ -177,12 +182,16 @@ def main() -> int:
         report += "".join(f"; {key} {then} -> {now}" for key, (then, now) in changed.items())
 
     # where the run stands; from here on Ctrl-C and SIGTERM wait for the end of a step
+    if world.is_main:
+        require_room(folder, model, optimizer)
     stop = StopRequest()
     wait_for_all(world)
     aside = keep_earlier_run(folder) if world.is_main and saved is None else None
     log = RunLog(folder, enabled=world.is_main)
     if config.GPUS and world.device.type == "cpu":
         log.info("GPUS 0: there is no CUDA device on this machine; training on the CPU")
+    for remark in remarks:
+        log.info(f"warning: {remark}")
     if aside is not None:
         log.info(f"an earlier run was in {folder}; it is kept as {aside}")
     if t.RESUME and saved is None:
@@ -289,17 +298,18 @@ def main() -> int:
         if result:
             log.info(confusion.table())
         log.info(epoch_line(record, t.END_EPOCH, progress, Path(scored).name))
-        if train_set.cache is not None and epoch == 1:
-            scenes, size = train_set.cache.usage()
+        cache = train_loader.dataset.cache
+        if cache is not None and epoch == 1:
+            scenes, size = cache.usage()
             log.info(f"cache: {scenes} of {len(train_set)} images, {size / 1e9:.2f} GB")
         progress.end_epoch()
-        save("last.pt", *(["best.pt"] if is_best else []))
+        save(*(["best.pt"] if is_best else []), "last.pt")  # last.pt tells of no best.pt to come
         if world.is_main:
             plot_curve(log.metrics_file, folder / "curve.png", scored)
     if progress.best_epoch:
         best = f"{100 * progress.best_miou:.2f} after epoch {progress.best_epoch}"
         log.info(f"best mIoU on {Path(scored).name} {best}: {folder / 'best.pt'}")
-    again = ["python", "tools/eval.py", "--cfg", args.cfg, *args.opts]
+    again = ["python", "tools/eval.py", *config_words(args)]
     log.info(f"run folder {folder}")
     log.info(f"score every class of {scored}, with pictures: {shlex.join(again)}")
     if held_out := held_out_list(config, train_set, test_set):
@@ -345,10 +355,8 @@ def parse_args() -> argparse.Namespace:
         description="Train the network of a configuration.",
         epilog="Every key of configs/defaults.py can follow as KEY VALUE.",
     )
-    parser.add_argument("--cfg", required=True, metavar="YAML", help="configuration file")
     parser.add_argument("--seed", type=int, help="replaces SEED")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
-    args = parser.parse_intermixed_args()
+    args = parse_arguments(parser)
     if args.seed is not None:
         args.opts += ["SEED", str(args.seed)]
     return args

@@ -6,6 +6,7 @@ run, and every number is a distribution: median, 10th and 90th percentile.
 
 import copy
 import itertools
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -123,7 +124,8 @@ def peak_memory(fn: Function, device: torch.device | str = "cpu") -> dict[str, A
             "what": "tensors allocated on the device",
         }
     fn()
-    peak = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    peak = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"bytes": peak, "what": "resident memory of the whole process"}
 
 

@@ -1,42 +1,49 @@
 """What a training run keeps, and how it is written and read back."""
 
 import io
-import pickle
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .distributed import World, gather_objects
-from .records import atomic_file
+from .records import atomic_write, require_space
 
 FORMAT = "rtseg-checkpoint-1"
 
+# What a checkpoint holds beside the weights for a run that goes on, and as what.
+RUN = {
+    "config": str,
+    "progress": dict,
+    "steps_per_epoch": int,
+    "batch": int,
+    "optimizer": dict,
+    "scaler": dict,
+    "random": list,
+}
+
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all. `content` holds tensors and plain values only."""
+    """Write a checkpoint whole or not at all. `content` holds tensors and plain values only.
+
+    Raises StorageError where it cannot be written; an earlier checkpoint is then as it was.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    with atomic_file(path) as stream:
-        stream.write(buffer.getbuffer())
+    atomic_write(path, buffer.getbuffer())
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any] | None:
-    """The content of a checkpoint of this project; None if the file is of another kind.
+def require_room(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where `folder` has no room for the checkpoints of a new run.
 
-    Nothing in the file is executed. A file that cannot be read at all is left to the loader of
-    weights, which says what is wrong with it.
+    At their largest those are last.pt, the next one that takes its place, and best.pt.
     """
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
-        return None
-    ours = isinstance(content, dict) and content.get("format") == FORMAT
-    return content if ours else None
+    weights = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    moments = 2 if "betas" in optimizer.defaults else 1  # per parameter: AdamW, SGD with momentum
+    last = weights + moments * sum(p.nbytes for p in model.parameters())
+    require_space(folder, 2 * last + weights, "the checkpoints of this run", "OUTPUT_DIR")
 
 
 def check_belongs(
@@ -74,6 +81,8 @@ def random_state(world: World) -> list[dict[str, torch.Tensor]]:
     state = {"cpu": torch.get_rng_state()}
     if world.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(world.device)
+    if world.device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return gather_objects(state, world)
 
 
@@ -85,26 +94,42 @@ def restore_random_state(states: Sequence[dict[str, torch.Tensor]], world: World
     torch.set_rng_state(state["cpu"])
     if world.device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], world.device)
+    if world.device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
     return True
 
 
 def read_resumable(
-    path: str | Path, architecture: str, class_names: Sequence[str]
+    path: str | Path,
+    read: Callable[[Path, dict[str, type]], Any],
+    architecture: str,
+    class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """A checkpoint that a run of `architecture` on these classes can continue from.
+    """What `save_checkpoint` wrote, if a run of `architecture` on these classes can go on from it.
+
+    Args:
+        read: `models.weights.read_checkpoint`.
 
     Raises:
         ValueError: not a whole checkpoint of this project, without optimiser state, or of
             another network or other classes.
     """
-    content = read_checkpoint(path)
-    if content is None:
-        raise ValueError(
-            f"{path} cannot be resumed from: it is damaged or not a checkpoint of this project; "
-            "remove it to start anew, or name intact weights as MODEL.PRETRAINED"
-        )
+    unfit = ValueError(
+        f"{path} cannot be resumed from: it is damaged or not a checkpoint of this project; "
+        "remove it to start anew, or name intact weights as MODEL.PRETRAINED"
+    )
+    try:
+        found = read(Path(path), RUN)
+    except ValueError as error:
+        raise unfit from error
+    content = {**found.facts, "model": found.tensors}
+    whole = {"architecture", "dataset", "class_names", "model"} <= content.keys()
+    if content.get("format") != FORMAT or not whole:
+        raise unfit
     if "optimizer" not in content:
         raise ValueError(f"{path} holds weights only; a run is resumed from its last.pt")
+    if not RUN.keys() <= content.keys():
+        raise unfit
     if content["architecture"] != architecture:
         raise ValueError(f"{path} is a run of {content['architecture']}, not of {architecture}")
     if list(content["class_names"]) != list(class_names):

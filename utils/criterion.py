@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .resize import resize
+
 LOSSES = ("ohem", "ce")
 
 
@@ -315,9 +317,4 @@ class SegCriterion(nn.Module):
         return unused
 
     def _resize(self, x: Tensor, label: Tensor) -> Tensor:
-        size = label.shape[-2:]
-        if x.shape[-2:] == size:
-            return x.float()
-        return F.interpolate(
-            x.float(), size=size, mode="bilinear", align_corners=self.align_corners
-        )
+        return resize(x.float(), label.shape[-2:], align_corners=self.align_corners)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+WINDOWS = sys.platform == "win32"
 GRACE_SECONDS = 5  # for the other processes to end by themselves when one has failed
 
 
@@ -31,6 +32,10 @@ class World:
     def is_main(self) -> bool:
         """True in the one process that writes files and prints."""
         return self.rank == 0
+
+    def send(self, values: Tensor) -> Tensor:
+        """`values` on the device; from pinned memory to CUDA without waiting."""
+        return values.to(self.device, non_blocking=self.device.type == "cuda")
 
 
 def check_gpus(gpus: Sequence[int]) -> None:
@@ -55,6 +60,16 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def set_tf32(allowed: bool) -> None:
+    """Whether float32 convolutions and matrix products may run as TF32 on the GPU.
+
+    Both alike: PyTorch's own setting has TF32 convolutions beside float32 products, with which
+    networks of the two kinds cannot be compared.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def world_size(gpus: Sequence[int]) -> int:
     """Processes of the whole run, before any of them is started."""
     return int(os.environ["WORLD_SIZE"]) if is_launched() else max(1, len(gpus))
@@ -63,8 +78,7 @@ def world_size(gpus: Sequence[int]) -> int:
 def set_backends(*, seed: int, tf32: bool, benchmark: bool, deterministic: bool) -> None:
     """Seed the generators and choose the numeric behaviour of the GPU kernels."""
     torch.manual_seed(seed)
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    set_tf32(tf32)
     torch.backends.cudnn.benchmark = benchmark and not deterministic
     torch.backends.cudnn.deterministic = deterministic
 
@@ -93,6 +107,8 @@ def launch(processes: int) -> int:
     ]
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
+        if WINDOWS and number == signal.SIGINT:
+            return  # a console's Ctrl-C has reached all of them, and cannot be sent
         for child in children:
             child.send_signal(number)
 
@@ -111,6 +127,22 @@ def launch(processes: int) -> int:
     return 0 if failed is None else abs(failed.returncode)
 
 
+def has_mps() -> bool:
+    """Whether PyTorch can use a Mac's GPU, and nobody hides GPUs by CUDA_VISIBLE_DEVICES=."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and torch.backends.mps.is_available()
+
+
+def choose_device(index: int, *, cuda: bool, mps: bool, processes: int = 1) -> torch.device:
+    """CUDA device `index` where there is CUDA, else a Mac's GPU, else the CPU.
+
+    A Mac has one GPU: several processes, which torchrun starts, compute on the CPU there.
+    """
+    if cuda:
+        return torch.device("cuda", index)
+    return torch.device("mps" if mps and processes == 1 else "cpu")
+
+
 def init_world(gpus: Sequence[int]) -> World:
     """The device of this process, and the process group if there are several processes."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -120,16 +152,16 @@ def init_world(gpus: Sequence[int]) -> World:
             f"GPUS {tuple(gpus)} names {len(gpus)} devices for {processes} processes on this host; "
             "name one each, or leave GPUS out"
         )
-    if torch.cuda.is_available():
-        index = gpus[local_rank] if gpus else local_rank
+    index = gpus[local_rank] if gpus else local_rank
+    everyone = int(os.environ.get("WORLD_SIZE", 1))
+    cuda = torch.cuda.is_available()
+    device = choose_device(index, cuda=cuda, mps=has_mps(), processes=everyone)
+    if cuda:
         check_gpus([index])
-        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
     if not is_launched():
         return World(0, 1, device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if cuda and dist.is_nccl_available() else "gloo")
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -16,6 +15,7 @@ from .distributed import World, gather_objects, sum_over_processes
 from .inference import predict_logits
 from .logger import RunLog
 from .optim import set_learning_rate
+from .resize import resize
 from .run_state import Precision, Progress, StopRequest
 
 MAX_BAD_STEPS = 20  # steps in a row without a finite loss and gradient before a run gives up
@@ -160,7 +160,7 @@ def _backward(
         names += batch["name"]
         unreadable += itertools.chain(*batch.get("skipped", ()))
         image, label, boundary = (
-            None if value is None else value.to(world.device, non_blocking=True)
+            None if value is None else world.send(value)
             for value in (batch["image"], batch["label"], batch.get("boundary"))
         )
         wait = world.size > 1 and part < accumulate - 1
@@ -200,9 +200,7 @@ def _at_size(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         raise ValueError(
             "images of several sizes share a batch of the evaluation; set TEST.BATCH_SIZE_PER_GPU 1"
         )
-    if logits.shape[-2:] == size:
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return resize(logits, size)
 
 
 @torch.inference_mode()
@@ -229,11 +227,10 @@ def evaluate(
     for batch in progress_bar(world, desc="evaluate", iterable=loader):
         if stop is not None and stop.signal is not None:
             break
-        image = batch["image"].to(world.device, non_blocking=True)
-        logits = predict_logits(model, image, **views)
+        logits = predict_logits(model, world.send(batch["image"]), **views)
         prediction = _at_size(logits, batch.get("size", ())).argmax(1)
         if "label" in batch:
-            confusion.update(prediction, batch["label"].to(world.device, non_blocking=True))
+            confusion.update(prediction, world.send(batch["label"]))
         if on_batch is not None:
             on_batch(batch, prediction)
     if stop is not None and stop.anywhere(world):

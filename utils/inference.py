@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .resize import resize
+
 MODES = ("whole", "slide")
 
 
@@ -66,7 +68,7 @@ def predict_logits(
     size = image.shape[-2:]
     views = []
     for scale in scales:
-        view = _scaled(image, scale)
+        view = resize(image, tuple(max(1, round(side * scale)) for side in size))
         views += [(view, False), (view, True)] if flip else [(view, False)]
 
     total = None
@@ -97,13 +99,6 @@ def _window(mode: str, crop: Sequence[int] | None, stride: Sequence[int] | None)
             "larger steps would leave pixels out"
         )
     return tuple(crop), stride
-
-
-def _scaled(image: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return image
-    size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
 def _view_logits(

@@ -1,24 +1,46 @@
 """The run's own words: console, log.txt, metrics.jsonl and tensorboard, from one process only."""
 
+import contextlib
 import json
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from .records import atomic_write
+from .records import atomic_write, storage_error
+
+KEPT = "checkpoints are whole; TRAIN.RESUME True goes on from last.pt"
+FLUSH_SECONDS = 60  # within which tensorboard sees a number
 
 
 class RunLog:
-    """Writes into a run folder. Disabled (other processes), every method does nothing."""
+    """Writes into a run folder. Disabled (other processes), every method does nothing.
+
+    Every method raises StorageError where the disk is full or the like.
+    """
 
     def __init__(self, folder: Path, enabled: bool = True) -> None:
         self.folder, self.enabled = folder, enabled
-        if enabled:
-            folder.mkdir(parents=True, exist_ok=True)
+        self._open: list[Any] = []
+        if not enabled:
+            return
+        with self._writing(folder, "nothing was written"):
+            (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._log = (folder / "log.txt").open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and the run then
+            # waits for ever for room in its queue. Without a thread forking is safer, too.
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+            self._board = RecordWriter(str(folder / "tensorboard" / name))
+            self._open += [self._log, self._board]
+            self._event(file_version="brain.Event:2")
+            self._board.flush()
+        self._flushed = time.monotonic()
 
     @property
     def metrics_file(self) -> Path:
@@ -29,19 +51,26 @@ class RunLog:
         """A line on the console and in log.txt."""
         if self.enabled:
             tqdm.write(message)
-            self._log.write(message + "\n")
-            self._log.flush()
+            with self._writing(self.folder / "log.txt"):
+                self._log.write(message + "\n")
+                self._log.flush()
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Numbers for tensorboard."""
-        if self.enabled:
+        if not self.enabled:
+            return
+        with self._writing(self.folder / "tensorboard"):
             for key, value in values.items():
-                self._board.add_scalar(key, value, step)
+                self._event(step=step, summary=scalar(key, value))
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._board.flush()
+                self._flushed = time.monotonic()
 
     def metrics(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
         if self.enabled:
-            with self.metrics_file.open("a", encoding="utf-8") as stream:
+            path = self.metrics_file
+            with self._writing(path), path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
 
     def forget_after(self, epoch: int) -> None:
@@ -52,9 +81,23 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close all files."""
-        if self.enabled:
-            self._log.close()
-            self._board.close()
+        with self._writing(self.folder):
+            while self._open:
+                self._open.pop().close()
+
+    def _event(self, **content: Any) -> None:
+        self._board.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path, kept: str = KEPT) -> Iterator[None]:
+        """What goes wrong inside is said to be about `path`, and ends this log."""
+        try:
+            yield
+        except OSError as error:
+            while self._open:
+                with contextlib.suppress(OSError):  # what they still hold cannot be written either
+                    self._open.pop().close()
+            raise storage_error(path, error, None, kept) from None
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ class ConfusionMatrix:
         num_classes: at least 2.
         class_names: one per class, for tables.
         ignore_label: label value of pixels that do not count.
-        device: where the counts live; for `reduce` over NCCL the process's own GPU.
+        device: where the counts live; for `reduce` over NCCL the process's own GPU. A Mac's GPU
+            (MPS) counts no 64-bit integers: there they live, and are counted, on the CPU.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.class_names = names
         self.ignore_label = ignore_label
-        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        device = torch.device(device)
+        home = torch.device("cpu") if device.type == "mps" else device
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=home)
         self._reduced = False
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
@@ -58,6 +61,8 @@ class ConfusionMatrix:
                 f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} "
                 "have different shapes"
             )
+        if prediction.device.type == "mps":
+            prediction, label = prediction.cpu(), label.cpu()
         valid = label != self.ignore_label
         truth, guess = label[valid].long(), prediction[valid].long()
         self._check(truth, "label value", f" nor ignore ({self.ignore_label})")

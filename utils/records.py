@@ -1,11 +1,14 @@
 """Files that are never half written, and the facts that a measured number needs beside it."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import platform
+import secrets
+import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,34 +16,104 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, or largest size of a file
+
+
+class StorageError(OSError):
+    """A file that cannot be written, told in one sentence; see `storage_error`."""
+
+
+def storage_error(path: Path, error: OSError, size: int | None, kept: str) -> StorageError:
+    """What to raise for `error`, with `size` bytes that were to be written, and what is whole."""
+    text = f"{path} cannot be written: {error.strerror or error}"
+    if error.errno in NO_ROOM:
+        wanted = "" if size is None else f"it needs {megabytes(size)}, "
+        text += f"; {wanted}{megabytes(free_space(path))} are free there"
+    told = StorageError(f"{text}; {kept}")
+    told.errno = error.errno
+    return told
+
+
+def free_space(path: str | Path) -> int:
+    """Bytes that can still be written to the file system of `path`, which need not exist yet."""
+    path = Path(path).absolute()
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+
+
+def megabytes(size: int) -> str:
+    """10^6 bytes, so that what is wanted and what is there can be compared."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size} bytes"
+
+
+def require_space(folder: str | Path, size: int, what: str, key: str) -> None:
+    """Raise ValueError where `folder`, named by `key`, has no room for `size` bytes of `what`."""
+    free = free_space(folder)
+    if free < size:
+        raise ValueError(
+            f"{key} {folder} has no room for {what}: about {megabytes(size)} are needed, "
+            f"{megabytes(free)} are free there; free some or name another place"
+        )
+
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the name `path` only once it is whole and on disk."""
+def atomic_file(path: str | Path, size: int | None = None) -> Iterator[BinaryIO]:
+    """A binary file that takes the name `path` only once it is whole and on disk.
+
+    A new file gets the permissions that the umask leaves, a replaced one keeps its own.
+
+    Args:
+        size: bytes that will be written, where that is known; an error tells them.
+
+    Raises:
+        StorageError: the disk is full, or the like; an earlier file is then as it was.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    mode = path.stat().st_mode & 0o7777 if path.is_file() else None
+    kept = "nothing was written" if mode is None else "the file that was there is unchanged"
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, flags, 0o666 if mode is None else mode & 0o666)
+    except OSError as error:
+        raise storage_error(path, error, size, kept) from None
+    filled = False
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
+            filled = True
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
+        if mode is not None:
+            os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        ours = isinstance(error, OSError) and not isinstance(error, StorageError)
+        if ours and (filled or error.errno in (*NO_ROOM, errno.EIO)):
+            raise storage_error(path, error, size, kept) from None
         raise
 
 
-def atomic_write(path: str | Path, content: bytes | str) -> None:
-    """Write a whole file: temporary file, fsync, rename."""
-    with atomic_file(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+def atomic_write(path: str | Path, content: bytes | memoryview | str) -> None:
+    """Write a whole file: temporary file, fsync, rename. Raises StorageError."""
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_file(path, len(data)) as stream:
+        stream.write(data)
 
 
 def write_json(path: str | Path, record: Any) -> None:
     """Write `record` as indented JSON, atomically. NaN and infinity are refused (ValueError)."""
     atomic_write(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def require_folder(path: str | Path, key: str) -> None:
@@ -75,6 +148,8 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
             "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
             "tf32_conv": torch.backends.cudnn.allow_tf32,
         }
+    if device.type == "mps":
+        facts["device"] += " GPU (MPS)"
     return facts
 
 

@@ -82,8 +82,11 @@ class Precision:
         """Resolve "auto" for `device`. Raises ValueError where a type is not supported."""
         if name == "auto":
             return cls("bf16" if _has_bf16(device) else "fp32", device)
-        if name == "fp16" and device.type == "cpu":
-            raise ValueError("TRAIN.PRECISION fp16 needs a GPU; on the CPU: auto, fp32 or bf16")
+        if name == "fp16" and device.type != "cuda":
+            place = "the CPU" if device.type == "cpu" else device.type
+            raise ValueError(
+                f"TRAIN.PRECISION fp16 needs a CUDA device; on {place}: auto, fp32 or bf16"
+            )
         return cls(name, device)
 
     def autocast(self) -> AbstractContextManager:
@@ -102,5 +105,7 @@ def _has_bf16(device: torch.device) -> bool:
     """Whether the hardware computes in bfloat16 rather than emulating it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -10,10 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..files import Entry, read_image, read_label, scan_list
+from ..files import Entry, read_header, read_image, read_label, scan_list
+from ..machine import start_context
 from ..meta import DataError, DatasetMeta
 from ..segmentation import SegmentationDataset
 from ..transforms import EvalTransform
+from .labels import class_counts, smooth_colors
+from .photographs import label_oddities, photograph_oddities
 
 MOSTLY = 0.5  # share of pixels of classes that speaks for a label
 HARDLY = 0.05  # and against one
@@ -22,17 +25,30 @@ HARDLY = 0.05  # and against one
 class CheckedList(SegmentationDataset):
     """A list whose bad lines do not keep the good ones from being read.
 
+    Args:
+        repeats: the list may name a pair several times.
+
     list_problems: a sentence per bad line; `entries` are the others and may be empty.
     """
 
     def __init__(
-        self, root: str | Path, list_file: str | Path, meta: DatasetMeta, encoding: str = ""
+        self,
+        root: str | Path,
+        list_file: str | Path,
+        meta: DatasetMeta,
+        encoding: str = "",
+        *,
+        repeats: bool = False,
     ) -> None:
         self.list_problems: list[str] = []
-        super().__init__(root, list_file, meta, encoding, transform=EvalTransform())
+        super().__init__(
+            root, list_file, meta, encoding, transform=EvalTransform(), repeats=repeats
+        )
 
     def _read_entries(self) -> list[Entry]:
-        entries, self.list_problems = scan_list(self.list_path)
+        entries, self.list_problems = scan_list(
+            self.list_path, repeats=self.repeats, folder=self.folder
+        )
         return entries
 
     @property
@@ -52,34 +68,38 @@ class Finding:
     problems: sentences that begin with list and line; empty for a sound pair.
     suspicions: as problems; what may be meant so, but is worth a look.
     size: (height, width) of the image, None if it is unreadable.
+    bits: per value of the image file.
     counts: pixels per class, the ignored ones last, (num_classes + 1,) int64; None if unreadable.
+    values: pixels per label value, (256,) int64; None if unreadable, or a label by colour.
     """
 
     index: int
     problems: list[str] = field(default_factory=list)
     suspicions: list[str] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    bits: int = 8
     counts: np.ndarray | None = None
+    values: np.ndarray | None = None
 
 
 def examine(dataset: CheckedList, index: int) -> Finding:
     """Read both files of entry `index`; a broken image does not hide a broken label."""
     finding = Finding(index)
     where, entry = dataset.place(index), dataset.entries[index]
-    label = None
     try:
-        image = dataset.load_image(index)
-        finding.size = image.shape[:2]
-        if _is_flat(image):
-            finding.suspicions.append(f"{where}{entry.image} is of a single colour")
+        _examine_image(dataset, finding)
     except (DataError, OSError) as error:
-        finding.problems.append(f"{where}{error}")
+        finding.problems.append(f"{where}{error}{dataset.space_hint(index)}")
     except MemoryError:
         finding.problems.append(f"{where}{entry.image} does not fit into memory")
     if not dataset.labelled:
         return finding
+    label = None
     try:
-        label = dataset.load_label(index)
+        values = dataset.label_values(index)
+        if values.ndim == 2:
+            finding.values = np.bincount(values.ravel(), minlength=256)
+        label = dataset.encode_label(index, values)
     except (DataError, OSError) as error:
         finding.problems.append(f"{where}{error}")
     except MemoryError:
@@ -89,24 +109,44 @@ def examine(dataset: CheckedList, index: int) -> Finding:
             f"{where}{entry.image} holds label values and {entry.label} a photograph: image and "
             "label are swapped; a line is image<TAB>label"
         ]
+        finding.values = None
     elif label is not None:
-        _examine_label(dataset, finding, label)
+        _examine_label(dataset, finding, values, label)
     return finding
 
 
-def _examine_label(dataset: CheckedList, finding: Finding, label: np.ndarray) -> None:
+def _examine_image(dataset: CheckedList, finding: Finding) -> None:
+    where, file = dataset.place(finding.index), dataset.entries[finding.index].image
+    image = dataset.load_image(finding.index)
+    finding.size = image.shape[:2]
+    data = (dataset.folder / file).read_bytes()
+    header = read_header(data)
+    finding.bits = header.bits if header else 8
+    oddities = photograph_oddities(data, header, image)
+    if _is_flat(image):
+        oddities.append("is of a single colour")
+    finding.suspicions += [f"{where}{file} {oddity}" for oddity in oddities]
+
+
+def _examine_label(
+    dataset: CheckedList, finding: Finding, values: np.ndarray, label: np.ndarray
+) -> None:
     meta, index = dataset.meta, finding.index
     where, file = dataset.place(index), dataset.entries[index].label
     if finding.size and finding.size != label.shape:
         finding.problems.append(where + dataset.size_problem(index, finding.size, label.shape))
-    counts = np.bincount(label.ravel(), minlength=256)
-    finding.counts = np.append(counts[: meta.num_classes], counts[meta.ignore_label])
+    finding.counts = class_counts(label, meta.num_classes, meta.ignore_label)
+    oddities = label_oddities(read_header((dataset.folder / file).read_bytes()))
+    ignored = label == meta.ignore_label
+    smooth = smooth_colors(values, ignored, meta.encoding(dataset.encoding))
+    oddities += [smooth] if smooth else []
     present = np.flatnonzero(finding.counts[:-1])
     if not len(present):
-        finding.suspicions.append(f"{where}{file} is all ignored")
+        oddities.append("is all ignored")
     elif len(present) == 1:
         rest = " or ignored" if finding.counts[-1] else ""
-        finding.suspicions.append(f"{where}{file} is all {meta.class_names[present[0]]}{rest}")
+        oddities.append(f"is all {meta.class_names[present[0]]}{rest}")
+    finding.suspicions += [f"{where}{file} {oddity}" for oddity in oddities]
 
 
 def _is_flat(image: np.ndarray) -> bool:
@@ -164,7 +204,7 @@ def _in_processes(
     dataset: CheckedList, indices: Sequence[int], workers: int, chunk: int
 ) -> Iterator[Finding]:
     """`examine` of `indices` in order; ends early where a process dies."""
-    pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(dataset,))
+    pool = ProcessPoolExecutor(workers, start_context(), initializer=_start, initargs=(dataset,))
     try:
         yield from pool.map(_examine_one, indices, chunksize=chunk)
     except BrokenProcessPool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .examine import CheckedList, Finding
+from .labels import LabelCounts, judge
 
 USUAL = 0.9  # a size that this share of the images has makes other sizes outliers
 FAR = 16  # else: so many times more or fewer pixels than the median
@@ -31,8 +32,14 @@ class Summary:
         self.notes: list[str] = []
         self.suspects: dict[int, None] = {}
         self.sizes: dict[int, tuple[int, int]] = {}
-        self.pixels = np.zeros(dataset.meta.num_classes + 1, np.int64)
-        self.images = np.zeros_like(self.pixels)
+        self.deep = 0
+        self.counts = LabelCounts(dataset.meta.num_classes)
+        self.images = np.zeros_like(self.counts.classes)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Pixels per class, the ignored ones last."""
+        return self.counts.classes
 
     def add(self, finding: Finding) -> None:
         """Take one finding in."""
@@ -42,15 +49,22 @@ class Summary:
             self.suspects[finding.index] = None
         if finding.size:
             self.sizes[finding.index] = finding.size
+        self.deep += finding.bits > 8
+        self.counts.add(finding.values, finding.counts)
         if finding.counts is not None:
-            self.pixels += finding.counts
             self.images += finding.counts > 0
 
     def finish(self) -> None:
         """Add what shows only over the whole list."""
         self._look_at_sizes()
+        if self.deep:
+            images = f"{self.deep} image{'s' if self.deep > 1 else ''}"
+            self.notes.append(
+                f"{self.dataset.list_path}: {images} with more than 8 bits per value, of which the "
+                "upper 8 are read"
+            )
         self._look_at_names()
-        self._look_at_classes()
+        self._look_at_labels()
 
     def size_counts(self) -> list[tuple[tuple[int, int], int]]:
         """(height, width) and number of images, most frequent first."""
@@ -98,9 +112,11 @@ class Summary:
 
     def _look_at_names(self) -> None:
         """Labels that stand in the line of another image, going by names that otherwise match."""
-        entries = self.dataset.entries
         if not self.dataset.labelled:
             return
+        every = self.dataset.entries
+        indices = [index for index in range(len(every)) if every.first(index) == index]
+        entries = [every[index] for index in indices]  # repeated lines count once
         for label, count in Counter(e.label for e in entries).items():
             if count > 1:
                 self.notes.append(
@@ -117,23 +133,23 @@ class Summary:
             other = place.get(labels[index])
             if other is not None:
                 self.problems.append(
-                    f"{self.dataset.place(index)}{entries[index].label} belongs by its name to "
-                    f"{entries[other].image} of line {entries[other].line}, not to "
+                    f"{self.dataset.place(indices[index])}{entries[index].label} belongs by its "
+                    f"name to {entries[other].image} of line {entries[other].line}, not to "
                     f"{entries[index].image}"
                 )
-                self.suspects[index] = None
+                self.suspects[indices[index]] = None
 
-    def _look_at_classes(self) -> None:
-        meta, path = self.dataset.meta, self.dataset.list_path
-        if not self.pixels.any():
-            return
-        if not self.pixels[:-1].any():
-            self.problems.append(
-                f"{path}: no label has a pixel of a class of {meta.name} when read as "
-                f"{self.dataset.encoding}; DATASET.LABELS accepts {', '.join(meta.encodings)}"
-            )
-        absent = [name for name, n in zip(meta.class_names, self.pixels, strict=False) if not n]
-        if absent:
+    def _look_at_labels(self) -> None:
+        dataset, path = self.dataset, self.dataset.list_path
+        names = [entry.label for entry in dataset.entries] if dataset.labelled else []
+        problems, remarks = judge(
+            dataset.meta, dataset.encoding, dataset.encoding_is_named, self.counts, names
+        )
+        self.problems += [f"{path}: {problem}" for problem in problems]
+        self.notes += [f"{path}: {remark}" for remark in remarks]
+        pairs = zip(dataset.meta.class_names, self.pixels, strict=False)
+        absent = [name for name, count in pairs if not count]
+        if absent and self.pixels.any():
             self.notes.append(f"{path}: no pixel of {', '.join(absent)}")
 
 

@@ -16,8 +16,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..boundary import label_boundary
-from ..cache import GIGA, LEFT_FREE, free_memory
+from ..cache import GIGA, LEFT_FREE, SceneCache
 from ..loading import make_loader
+from ..machine import free_memory
 from ..meta import DataError
 from ..sampler import Draw, EpochBatchSampler
 from ..segmentation import SceneDataset, next_index
@@ -80,8 +81,9 @@ class DeviceLoader:
             return
         for batch in self.windows:
             packed, edge = batch.pop("packed"), batch.pop("edge")
-            packed = packed.to(self.device, non_blocking=True)
-            edge = None if edge is None else edge.to(self.device, non_blocking=True)
+            pinned = self.device.type == "cuda"
+            packed = packed.to(self.device, non_blocking=pinned)
+            edge = None if edge is None else edge.to(self.device, non_blocking=pinned)
             yield self.renderer(Pixels(packed, edge), batch)
 
 
@@ -188,6 +190,11 @@ class SourceWindows(Dataset):
 
     def __init__(self, dataset: SceneDataset) -> None:
         self.dataset = dataset
+
+    @property
+    def cache(self) -> SceneCache | None:
+        """That of the data set."""
+        return self.dataset.cache
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -81,7 +81,7 @@ class Renderer:
     def _send(self, values: Tensor) -> Tensor:
         if self.device.type == "cuda":
             values = values.pin_memory()
-        return values.to(self.device, non_blocking=True)
+        return values.to(self.device, non_blocking=self.device.type == "cuda")
 
     def _recolor(self, image: Tensor, changes: list[tuple[ColorChange, ...]]) -> Tensor:
         """Colour changes of (N, h, w, 3) in 0..255, the k-th of all samples at a time."""

@@ -1,7 +1,7 @@
 """Published label files -> index PNGs: COCO-Stuff (.png and .mat) and SBD (.mat)."""
 
+import functools
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from ..files import read_label
+from ..machine import start_context
 from ..meta import DataError, DatasetMeta
 from ..voc2012 import VOC2012
 from .matfile import read_matrix
@@ -18,6 +19,7 @@ from .matfile import read_matrix
 SUFFIX = "_labelTrainIds.png"
 MOST_LOOKED_AT = 100  # files of one folder
 Job = tuple[Path, Path]  # source, target
+Write = Callable[[Path, bytes], None]  # puts a whole file at a path, or none
 
 
 def pending(dataset: str, folder: Path, sbd: Path | None = None) -> list[Job]:
@@ -35,35 +37,39 @@ def pending(dataset: str, folder: Path, sbd: Path | None = None) -> list[Job]:
     return sorted(job for job in jobs if not (job[1].is_file() and job[1].stat().st_size))
 
 
-def convert(dataset: str, jobs: list[Job], workers: int) -> Iterator[str | None]:
-    """Write the target of every job; yields a sentence for each that failed, else None."""
-    work = _CONVERTERS[dataset]
+def convert(dataset: str, jobs: list[Job], workers: int, write: Write) -> Iterator[str | None]:
+    """`write` the target of every job; yields a sentence for each that failed, else None."""
+    work = functools.partial(_CONVERTERS[dataset], write=write)
     if workers < 2 or len(jobs) < 2:
         yield from map(work, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, start_context()) as pool:
         yield from pool.map(work, jobs, chunksize=max(1, min(64, len(jobs) // workers)))
 
 
-def convert_164k(job: Job) -> str | None:
+def convert_164k(job: Job, write: Write) -> str | None:
     """A pixel map of COCO-Stuff 164K."""
     encoding = COCOSTUFF164K.encoding("stuffthingmaps")
     return _convert(
-        job, lambda path: COCOSTUFF164K.encode(read_label(path, encoding), "stuffthingmaps", path)
+        job,
+        lambda path: COCOSTUFF164K.encode(read_label(path, encoding), "stuffthingmaps", path),
+        write,
     )
 
 
-def convert_10k(job: Job) -> str | None:
+def convert_10k(job: Job, write: Write) -> str | None:
     """A .mat file of COCO-Stuff 10K."""
-    return _convert(job, lambda path: _encode(COCOSTUFF10K, "categoryIds", path, "S"))
+    return _convert(job, lambda path: _encode(COCOSTUFF10K, "categoryIds", path, "S"), write)
 
 
-def convert_sbd(job: Job) -> str | None:
+def convert_sbd(job: Job, write: Write) -> str | None:
     """A .mat file of SBD's cls folder."""
-    return _convert(job, lambda path: _encode(VOC2012, "index", path, "GTcls", "Segmentation"))
+    return _convert(
+        job, lambda path: _encode(VOC2012, "index", path, "GTcls", "Segmentation"), write
+    )
 
 
-_CONVERTERS: dict[str, Callable[[Job], str | None]] = {
+_CONVERTERS: dict[str, Callable[[Job, Write], str | None]] = {
     "cocostuff164k": convert_164k,
     "cocostuff10k": convert_10k,
     "voc2012": convert_sbd,
@@ -72,26 +78,18 @@ _CONVERTERS: dict[str, Callable[[Job], str | None]] = {
 
 def _encode(meta: DatasetMeta, encoding: str, path: Path, *names: str) -> np.ndarray:
     values = read_matrix(path, *names)
-    if values.size and (values.min() < 0 or values.max() > 255):
-        raise DataError(f"{path} holds label values outside 0..255")
+    if not np.isin(values, np.arange(256)).all():
+        raise DataError(f"{path} holds label values that are not whole numbers of 0..255")
     return meta.encode(np.ascontiguousarray(values.astype(np.uint8)), encoding, str(path))
 
 
-def _convert(job: Job, read: Callable[[Path], np.ndarray]) -> str | None:
+def _convert(job: Job, read: Callable[[Path], np.ndarray], write: Write) -> str | None:
     source, target = job
     try:
         label = read(source)
     except DataError as error:
         return str(error)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}")  # nothing half-written under its name
-    try:
-        with part.open("wb") as stream:
-            stream.write(cv2.imencode(".png", label)[1].tobytes())
-            os.fsync(stream.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    write(target, cv2.imencode(".png", label)[1].tobytes())
     return None
 
 

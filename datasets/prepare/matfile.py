@@ -1,6 +1,7 @@
 """One numeric matrix out of a MATLAB 5 file (.mat), as COCO-Stuff 10K and SBD store labels.
 
-Only numbers and structures of numbers are read; nothing in a file is run.
+Only numbers and structures of numbers are read; nothing in a file is run. Not scipy's reader, which
+a few changed bytes make crash the process or take many gigabytes of memory.
 """
 
 import struct
@@ -33,6 +34,8 @@ def read_matrix(path: str | Path, *names: str) -> np.ndarray:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
     if len(data) < 128 or data[126:128] not in (b"IM", b"MI"):
         raise DataError(f"{path} is not a MATLAB 5 file (.mat)")
+    if data.startswith(b"MATLAB 7.3"):
+        raise DataError(f"{path} is a MATLAB 7.3 file; save it as version 7 (save -v7)")
     reader = _Reader("<" if data[126:128] == b"IM" else ">")
     try:
         for kind, content in reader.elements(data[128:]):
@@ -42,8 +45,8 @@ def read_matrix(path: str | Path, *names: str) -> np.ndarray:
                 name, matrix = reader.matrix(content, names[1:])
                 if name == names[0] and matrix is not None:
                     return matrix
-    except (struct.error, zlib.error, ValueError, KeyError, IndexError, StopIteration) as error:
-        raise DataError(f"{path} is damaged ({error or 'it ends too early'})") from None
+    except (struct.error, zlib.error, ValueError, LookupError, ArithmeticError, StopIteration) as e:
+        raise DataError(f"{path} is damaged ({e or 'it ends too early'})") from None
     raise DataError(f"{path} holds no matrix {'.'.join(names)}")
 
 
@@ -81,7 +84,7 @@ class _Reader:
     def matrix(self, content: bytes, fields: tuple[str, ...]) -> tuple[str, np.ndarray | None]:
         """Name and values of a matrix, or of the field of a structure; None if it has none."""
         parts = self.elements(content)
-        flags, shape, name = (next(parts)[1] for _ in range(3))
+        flags, shape, name = [next(parts)[1] for _ in range(3)]
         kind = struct.unpack_from(f"{self.order}I", flags)[0] & 0xFF
         text = name.decode("latin1")
         if fields and kind == _STRUCT:

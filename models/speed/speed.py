@@ -14,7 +14,6 @@ Prints the protocol with the numbers and writes both as JSON.
 
 import argparse
 import copy
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,9 +28,10 @@ sys.path.insert(0, str(ROOT / "tools"))
 from _init_paths import run_main  # puts the repository root first on sys.path
 
 from models import SegModel, build_model, fuse, resolve_name
-from models.weights import load_checkpoint, read_checkpoint
+from models.weights import load_weights, read_checkpoint
 from utils.benchmark import alternate, count_macs, count_parameters, peak_memory, time_ratio
-from utils.records import environment, write_json
+from utils.distributed import set_tf32
+from utils.records import environment, sha256, write_json
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMS = ("logits", "upsample", "argmax")
@@ -81,7 +81,7 @@ def parse(argv: Sequence[str] | None, default_name: str | None) -> argparse.Name
     add("--batch", metavar="N", type=int, default=1)
     add("--channels-last", action=switch, default=True)
     add("--compile", action=switch, default=False, help="torch.compile, weights frozen")
-    add("--tf32", action=switch, default=None, help="CUDA; PyTorch's own setting if not given")
+    add("--tf32", action=switch, default=None, help="CUDA, convolutions and products; on")
     add("--weights", metavar="FILE", help="checkpoint; fresh weights if not given")
     add("--compare-unfused", action="store_true")
     add("--seconds", type=float, default=4.0, help="measured per line, at least")
@@ -114,9 +114,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         raise ValueError("--tf32 and --no-tf32 need CUDA; the CPU has no TF32")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        if args.tf32 is not None:
-            torch.backends.cuda.matmul.allow_tf32 = args.tf32
-            torch.backends.cudnn.allow_tf32 = args.tf32
+        set_tf32(args.tf32 is not False)  # as training and evaluation do
     if args.threads:
         torch.set_num_threads(args.threads)
     return device
@@ -184,7 +182,7 @@ def describe(model: SegModel, args: argparse.Namespace, device: torch.device) ->
         "memory_format": "channels_last" if args.channels_last else "contiguous",
         "compiled": args.compile,
         "device": device.type,
-        "weights": args.weights and {"file": args.weights, "sha256": _sha256(args.weights)},
+        "weights": args.weights and {"file": args.weights, "sha256": sha256(args.weights)},
         "parameters": count_parameters(fused),
         "macs_per_image": count_macs(fused, tuple(args.r)),
         "protocol": {
@@ -255,10 +253,6 @@ def _label(name: str, record: dict[str, Any]) -> str:
     return " ".join([*whose, text])
 
 
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def main(
     argv: Sequence[str] | None = None, default_name: str | None = None, hyphens: bool = False
 ) -> int:
@@ -274,7 +268,7 @@ def main(
     model = build_model(name, args.c, **options).eval()
     model.check_size(*args.r)
     if checkpoint is not None:
-        print(load_checkpoint(model, checkpoint, args.weights, inference=True))
+        print(load_weights(model, checkpoint, inference=True))
     with torch.inference_mode():
         try:
             numbers = run(model, args, device)

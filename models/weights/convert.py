@@ -1,8 +1,9 @@
 """A foreign state dict in, a complete one of ours out, or one sentence that says why not."""
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,11 @@ from ..layers.reparam import fuse
 from ..registry import build_backbone, build_model, list_backbones, list_models
 from .bisenet import BISENETV1, BISENETV2
 from .ddrnet import DDRNET
-from .lrformer import LRFORMER, LRFORMER_BACKBONE, LRHEAD
+from .lrformer import LRFORMER, LRFORMER_BACKBONE
 from .pidnet import PIDNET
 from .rdrnet import RDRNET
-from .rtformer import CROSS_ATTENTION, GROUPED_ATTENTION, RTFORMER, RTFORMER_BLOCK
-from .rules import (
-    Dialect,
-    Renaming,
-    one_line,
-    own_names,
-    rename_keys,
-    strip_wrappers,
-)
+from .rtformer import RTFORMER
+from .rules import Dialect, Fill, Renaming, one_line, own_dialects, rename_keys, strip_wrappers
 
 # Class of a network or block -> the foreign dialects that it reads.
 DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
@@ -34,52 +28,24 @@ DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
     bisenetv2.BiSeNetV2: BISENETV2,
     lrformer.LRFormer: LRFORMER,
     lrformer.LRFormerBackbone: LRFORMER_BACKBONE,
-    lrformer.LRHead: LRHEAD,
     rtformer.RTFormer: RTFORMER,
-    rtformer.RTFormerBlock: RTFORMER_BLOCK,
-    rtformer.GroupedAttention: GROUPED_ATTENTION,
-    rtformer.CrossAttention: CROSS_ATTENTION,
 }
-
-
 _MAX_CLASSES = 100_000
 _MAX_KEYS = 5_000  # no network here has as many
 
 
-@dataclass
-class Conversion:
-    """tensors: the whole state dict of the model. dropped: source key -> reason. filled, fresh:
-    the model's keys that the source does not store, set to a constant or left as they were, and
-    why. reset: keys that the caller kept."""
-
-    dialect: str
-    tensors: dict[str, Tensor]
-    loaded: int
-    dropped: dict[str, str]
-    filled: dict[str, str] = field(default_factory=dict)
-    fresh: dict[str, str] = field(default_factory=dict)
-    reset: list[str] = field(default_factory=list)
-
-
-def rename_for(
-    model: nn.Module, keys: Iterable[str], done: dict[type, list[Renaming]] | None = None
-) -> Renaming:
+def rename_for(model: nn.Module, keys: Iterable[str]) -> Renaming:
     """The keys of a state dict in the dialect that knows most of them, kept or dropped.
 
     Sources are as given, also where DistributedDataParallel or torch.compile prefixed them.
-    `done` keeps what the foreign dialects make of the same keys, for further models of a class.
     """
     keys = list(keys)
     prefix = strip_wrappers(keys)
-    bare = [k[len(prefix) :] for k in keys]
+    bare = tuple(key[len(prefix) :] for key in keys)
     is_backbone = isinstance(model, lrformer.LRFormerBackbone)
-    own = [rename_keys(d, bare) for d in own_names(model.state_dict(), is_backbone=is_backbone)]
-    done = {} if done is None else done
-    if type(model) not in done:
-        dialects = DIALECTS.get(type(model), ())
-        done[type(model)] = [rename_keys(d, bare) for d in dialects if d.is_spoken(bare)]
+    own = [rename_keys(d, bare) for d in own_dialects(model.state_dict(), is_backbone=is_backbone)]
     best = max(
-        (*own, *done[type(model)]),
+        (*own, *_foreign(type(model), bare)),
         key=lambda r: (len(r.sources) > 0, len(r.sources) + len(r.dropped)),
     )
     return Renaming(
@@ -88,6 +54,11 @@ def rename_for(
         {prefix + source: reason for source, reason in best.dropped.items()},
         [prefix + source for source in best.unknown],
     )
+
+
+@functools.lru_cache(maxsize=32)  # the networks of one class are asked one after the other
+def _foreign(kind: type[nn.Module], keys: tuple[str, ...]) -> tuple[Renaming, ...]:
+    return tuple(rename_keys(d, keys) for d in DIALECTS.get(kind, ()) if d.is_spoken(keys))
 
 
 def absent_training_heads(model: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
@@ -102,84 +73,92 @@ def convert_state_dict(
     state: Mapping[str, Tensor],
     reset: Sequence[str] = (),
     *,
+    inference: bool = False,
+    ignored: Mapping[str, str] | None = None,
     source: str = "state dict",
-) -> Conversion:
+) -> tuple[dict[str, Tensor], str]:
     """Rename and check `state` for `model`, which is not changed.
 
     Args:
         model: a network (or block) in its training form.
         state: key -> tensor, in any dialect that the model's family reads.
         reset: prefixes of submodules that keep the model's present values.
+        inference: heads that only training uses may be absent as a whole.
+        ignored: what stood beside `state` and is no tensor -> why, for the report.
         source: what error texts call `state`.
+
+    Returns:
+        the whole state dict of the model, and a line, `N tensors loaded, M dropped (why), ...`.
 
     Raises:
         ValueError: a key that is not known, a tensor of another shape, a tensor of the model
             that is neither filled nor reset, or a reset prefix that names nothing.
     """
-    own = model.state_dict()
+    own, renaming = model.state_dict(), rename_for(model, state)
     reset = (reset,) if isinstance(reset, str) else tuple(reset)
-    is_reset = _reset_test(own, reset)
-    renaming = rename_for(model, state)
-    problem = _find_problem(own, state, renaming, is_reset)
-    if problem:
-        raise ValueError(f"{source} {_explain(model, own, state, renaming, problem, reset)}")
-    dropped, tensors = dict(renaming.dropped), {}
+    if inference:
+        reset += absent_training_heads(model, state)
+    kept = _prefixes(own, reset)
+    problem = _find_problem(own, state, renaming, kept)
+    if any(problem):
+        raise ValueError(f"{source} {_explain(model, state, renaming, problem, reset)}")
+    tensors: dict[str, Tensor] = {}
+    dropped = {**(ignored or {}), **renaming.dropped}
     for target, key in renaming.sources.items():
-        if is_reset(target):
+        if target.startswith(kept):
             dropped[key] = "reset"
         else:
             tensors[target] = state[key].reshape(own[target].shape)
-    result = Conversion(renaming.dialect.name, tensors, len(tensors), dropped)
-    for target, value in own.items():
-        if target in tensors:
-            continue
-        tensors[target] = value
-        if is_reset(target):
-            result.reset.append(target)
-            continue
-        fill = renaming.dialect.filled(target)
+    plural = "" if len(tensors) == 1 else "s"
+    parts = [f"{len(tensors)} tensor{plural} loaded", _count(dropped, "dropped"), "none missing"]
+    constant, fresh = {}, {}  # target -> why
+    for target in (key for key in own if key not in tensors):
+        is_kept = target.startswith(kept)
+        fill = Fill(None, "reset") if is_kept else renaming.dialect.filled(target)
+        tensors[target] = own[target]
         if fill.value is None:
-            result.fresh[target] = fill.reason
+            fresh[target] = fill.reason
         else:
-            result.filled[target] = fill.reason
-            tensors[target] = torch.full_like(value, fill.value)
-    return result
+            constant[target] = fill.reason
+            tensors[target] = torch.full_like(own[target], fill.value)
+    parts += [_count(constant, "constant")] if constant else []
+    parts += [_count(fresh, "left fresh")] if fresh else []
+    return tensors, f"{', '.join(parts)}; its keys have {renaming.dialect.name} names"
 
 
-def _reset_test(own: Mapping[str, Tensor], reset: Sequence[str]):
+def _count(reasons: Mapping[str, str], what: str) -> str:
+    """How many keys, and why."""
+    counts = Counter(reasons.values())
+    each = list(counts) if len(counts) < 2 else [f"{n} {reason}" for reason, n in counts.items()]
+    return f"{len(reasons) or 'none'} {what}" + (f" ({'; '.join(each)})" if each else "")
+
+
+def _prefixes(own: Mapping[str, Tensor], reset: Sequence[str]) -> tuple[str, ...]:
     prefixes = tuple(f"{name.rstrip('.')}." for name in reset)
     for name, prefix in zip(reset, prefixes, strict=True):
         if not any(key.startswith(prefix) for key in own):
-            modules = ", ".join(dict.fromkeys(key.partition(".")[0] for key in own))
-            raise ValueError(
-                f"reset names {name!r}, which the model does not have; it has {modules}"
-            )
-    return lambda key: key.startswith(prefixes) if prefixes else False
+            heads = ", ".join(dict.fromkeys(key.partition(".")[0] for key in own))
+            raise ValueError(f"reset names {name!r}, which the model does not have; it has {heads}")
+    return prefixes
 
 
-@dataclass
-class _Problem:
+class _Problem(NamedTuple):
+    """Keys of the source; the model's keys that nothing fills; the model's keys whose tensor in
+    the source is of another shape."""
+
     unknown: list[str]
     absent: list[str]
     misfits: list[str]
 
-    def __bool__(self) -> bool:
-        return bool(self.unknown or self.absent or self.misfits)
 
-
-def _find_problem(own, state, renaming: Renaming, is_reset) -> _Problem:
-    unknown = [
-        *renaming.unknown,
-        *(key for target, key in renaming.sources.items() if target not in own),
-    ]
-    missing = [key for key in own if key not in renaming.sources and not is_reset(key)]
-    absent = [key for key in missing if renaming.dialect.filled(key) is None]
-    misfits = [
-        target
-        for target, key in renaming.sources.items()
-        if target in own and not is_reset(target) and not _fits(own[target], state[key])
-    ]
-    return _Problem(unknown, absent, misfits)
+def _find_problem(own, state, renaming: Renaming, kept: tuple[str, ...] = ()) -> _Problem:
+    sources, filled = renaming.sources, renaming.dialect.filled
+    needed = [key for key in own if not key.startswith(kept)]
+    return _Problem(
+        [*renaming.unknown, *(key for target, key in sources.items() if target not in own)],
+        [key for key in needed if key not in sources and filled(key) is None],
+        [key for key in needed if key in sources and not _fits(own[key], state[sources[key]])],
+    )
 
 
 def _fits(own: Tensor, given: Tensor) -> bool:
@@ -192,25 +171,25 @@ def _matrix(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[:2]) if len(shape) == 4 and shape[2:] == (1, 1) else tuple(shape)
 
 
-def _explain(model, own, state, renaming: Renaming, problem: _Problem, reset) -> str:
+def _explain(model, state, renaming: Renaming, problem: _Problem, reset: tuple[str, ...]) -> str:
     """What is wrong, without the name of the source."""
-    name = getattr(model, "architecture", "") or type(model).__name__
-    classes = _class_mismatch(own, state, renaming, problem)
+    own, name = model.state_dict(), getattr(model, "architecture", "") or type(model).__name__
+    classes = _class_mismatch(model, state, renaming, problem)
     if classes and not problem.unknown and not problem.absent:
-        theirs, ours, heads = classes
-        heads = tuple(dict.fromkeys((*reset, *heads)))
+        theirs, ours = classes
         return (
             f"has {theirs} classes, {name} here has {ours}. To fine-tune, set MODEL.RESET "
-            f'"{heads!r}"'
+            f'"{_heads(reset, problem.misfits)!r}"'
         )
     if not _only_heads_absent(model, problem):
         other = recognise(state, besides=type(model).__name__)
         if other and other != name:
             return f"holds {other}, the model is {name}"
     if not renaming.sources:
+        accepted = ["this project's", *(d.name for d in DIALECTS.get(type(model), ()))]
         return (
             f"holds none of the tensors of {name} (first of {len(state)}: "
-            f"{one_line(next(iter(state)))}); accepted are {_accepted(model)} names"
+            f"{one_line(next(iter(state)))}); accepted are {', '.join(accepted)} names"
         )
     known = f"({len(renaming.sources)} of {len(state)} keys known as {renaming.dialect.name} names)"
     if problem.unknown:
@@ -222,38 +201,29 @@ def _explain(model, own, state, renaming: Renaming, problem: _Problem, reset) ->
             f"{known} does not fit {name}: {one_line(key)} is {_shape(state[key])}, {target} needs "
             f"{_shape(own[target])}{_more(problem.misfits)}"
         )
-    parts = tuple(dict.fromkeys((*reset, *(key.partition(".")[0] for key in problem.absent))))
     return (
         f"{known} lacks {_list(problem.absent)} of {name}; only with MODEL.RESET "
-        f'"{parts!r}" would these start afresh'
+        f'"{_heads(reset, problem.absent)!r}" would these start afresh'
     )
 
 
-def _class_mismatch(own, state, renaming, problem) -> tuple[int, int, list[str]] | None:
-    """(classes in the source, classes of the model, heads) if that is all that misfits."""
-    counts, heads = set(), {}
+def _class_mismatch(model, state, renaming, problem: _Problem) -> tuple[int, int] | None:
+    """(classes in the source, classes of the model) if that is all that misfits."""
+    own, counts = model.state_dict(), set()
     for target in problem.misfits:
         ours, theirs = own[target].shape, state[renaming.sources[target]].shape
-        if ours[1:] != theirs[1:] or len(ours) != len(theirs) or not ours:
+        if ours[:1] != (getattr(model, "num_classes", None),):
             return None
-        if ".classify." not in target:
+        if len(theirs) != len(ours) or theirs[1:] != ours[1:]:
             return None
         counts.add((theirs[0], ours[0]))
-        heads[target.partition(".")[0]] = None
-    if len(counts) != 1:
-        return None
-    (theirs, ours), *_ = counts
-    return theirs, ours, list(heads)
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _only_heads_absent(model, problem: _Problem) -> bool:
     heads = tuple(f"{name}." for name in getattr(model, "training_only", ()))
-    return (
-        bool(heads)
-        and not problem.unknown
-        and not problem.misfits
-        and all(key.startswith(heads) for key in problem.absent)
-    )
+    misread = problem.unknown or problem.misfits or not heads
+    return not misread and all(key.startswith(heads) for key in problem.absent)
 
 
 def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
@@ -265,20 +235,19 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
     families: dict[str, str] = {}
     if len(state) > _MAX_KEYS:
         return ""
-    done: dict[type, list[Renaming]] = {}
     for name in (*list_models(), *list_backbones()):
         probe = _probe(name)
-        kind, renaming = type(probe).__name__, rename_for(probe, state, done)
+        kind, renaming = type(probe).__name__, rename_for(probe, state)
         own = probe.state_dict()
-        problem = _find_problem(own, state, renaming, lambda key: False)
-        if _class_mismatch(own, state, renaming, problem):
+        problem = _find_problem(own, state, renaming)
+        if _class_mismatch(probe, state, renaming, problem):
             problem.misfits.clear()  # another class count is the same architecture
-        if not problem or _only_heads_absent(probe, problem):
+        if not any(problem) or _only_heads_absent(probe, problem):
             return name
         known = renaming.sources and not renaming.unknown and name in list_models()
         if known and kind != besides:
             families[kind] = renaming.dialect.name
-        if renaming.unknown and _fused_keys(name).issuperset(state):
+        if renaming.unknown and _is_fused(name, state):
             return f"fused {kind} weights (load those from before fusing)"
     if len(families) == 1:
         (family, dialect), *_ = families.items()
@@ -289,14 +258,17 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
 def class_count(name: str, keys: Mapping[str, Tensor], options: Mapping) -> int | None:
     """Classes of the main head that a state dict holds for an architecture; None without one."""
     with torch.device("meta"):
-        sources = rename_for(build_model(name, 2, **options), keys).sources
-    key = sources.get("head.classify.weight")
-    if key is None:
-        return None
-    shape = tuple(keys[key].shape)
-    if not shape or shape[0] > _MAX_CLASSES:
-        raise ValueError(f"{one_line(key)} is {_shape(keys[key])}, which is no head of {name}")
-    return shape[0]
+        model, other = (build_model(name, classes, **options) for classes in (2, 3))
+    own, sources = other.state_dict(), rename_for(model, keys).sources
+    for target, tensor in model.state_dict().items():
+        if target in sources and target.startswith("head.") and own[target].shape != tensor.shape:
+            key, shape = sources[target], keys[sources[target]].shape
+            if not shape or shape[0] > _MAX_CLASSES:
+                raise ValueError(
+                    f"{one_line(key)} is {_shape(keys[key])}, which is no head of {name}"
+                )
+            return shape[0]
+    return None
 
 
 @functools.cache
@@ -311,8 +283,18 @@ def _fused_keys(name: str) -> frozenset[str]:
     return frozenset(fuse(_probe(name)).state_dict())
 
 
-def _accepted(model: nn.Module) -> str:
-    return ", ".join(["this project's", *(d.name for d in DIALECTS.get(type(model), ()))])
+def _is_fused(name: str, keys: Iterable[str]) -> bool:
+    """Whether an architecture has these keys once fused. Fusing is slow: it must have these
+    modules for a start."""
+    modules = {module for module, _ in _probe(name).named_children()}
+    if any(key.partition(".")[0] not in modules for key in keys):
+        return False
+    return _fused_keys(name).issuperset(keys)
+
+
+def _heads(reset: tuple[str, ...], keys: Iterable[str]) -> tuple[str, ...]:
+    """`reset` and the submodules that hold `keys`, each once."""
+    return tuple(dict.fromkeys((*reset, *(key.partition(".")[0] for key in keys))))
 
 
 def _list(keys: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """LRFormer's checkpoints: the official code's (mmsegmentation names), whole or backbone only."""
 
-from .common import MM_DROPS, mm_modules
-from .rules import Dialect, Fill, Rule
+from . import mmseg, official
+from .rules import Dialect, Rule, modules
 
 ATTENTION = {
     "q": "query",  # the decoder's is a 1x1 convolution
@@ -12,7 +12,7 @@ ATTENTION = {
     "norm": "norm",
 }
 BLOCK = {
-    **{f"attn.{theirs}": f"attention.{ours}" for theirs, ours in ATTENTION.items()},
+    **modules(ATTENTION, {"attn": "attention"}),
     "pre_norm": "pre_norm",
     "cpe": "position.conv",
     "norm1": "norm1",
@@ -23,78 +23,54 @@ BLOCK = {
     "layer_scale_1": "scale1",
     "layer_scale_2": "scale2",
 }
+REFINE = {str(level): f"{level}.conv" for level in range(4)}
 _STEM = {
-    "conv1.0": "conv1.conv",
-    "conv1.1": "conv1.norm",
-    "conv1.3": "conv2.conv",
-    "conv1.4": "conv2.norm",
-    "conv1.6": "conv3.conv",
-    "conv1.7": "conv3.norm",
+    **{f"conv1.{3 * i}": f"conv{i + 1}.conv" for i in range(3)},
+    **{f"conv1.{3 * i + 1}": f"conv{i + 1}.norm" for i in range(3)},
     "conv1.9": "conv4",
     "norm": "norm",
 }
 
 
-def _backbone(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Rules of the backbone below `theirs` (regular expression) to the one below `ours`."""
-    return (
-        Rule(rf"{theirs}patch_embed1", f"{ours}embeds.0", _STEM),
-        *(
-            rule
-            for i in range(4)
-            for rule in (
-                Rule(
-                    rf"{theirs}patch_embed{i + 1}",
-                    f"{ours}embeds.{i}",
-                    {"proj": "conv", "norm": "norm"},
-                ),
-                Rule(
-                    rf"{theirs}d_convs{i + 1}",
-                    f"{ours}stages.{i}.refine",
-                    {str(level): f"{level}.conv" for level in range(4)},
-                ),
-                Rule(rf"{theirs}block{i + 1}\.(\d+)", rf"{ours}stages.{i}.blocks.\1", BLOCK),
-            )
-        ),
+def _backbone(ours: str) -> tuple[Rule, ...]:
+    """The backbone's rules; its names of ours start with `ours`."""
+    stages = (
+        (
+            Rule(f"patch_embed{i + 1}", f"{ours}embeds.{i}", {"proj": "conv", "norm": "norm"}),
+            Rule(f"d_convs{i + 1}", f"{ours}stages.{i}.refine", REFINE),
+            Rule(rf"block{i + 1}\.(\d+)", rf"{ours}stages.{i}.blocks.\1", BLOCK),
+        )
+        for i in range(4)
     )
+    return (Rule("patch_embed1", f"{ours}embeds.0", _STEM), *sum(stages, ()))
 
 
-def head_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+def head_rules(ours: str) -> tuple[Rule, ...]:
     """The same for the decoder."""
+    squeeze = modules(mmseg.CONV_BN, {name: name for name in ("squeeze1", "squeeze2")})
     return (
-        Rule(rf"{theirs}fuse_block([12])", rf"{ours}block\1", BLOCK),
-        Rule(
-            theirs.removesuffix(r"\."),
-            ours.removesuffix("."),
-            {
-                "conv_seg": "classify",
-                **mm_modules({"squeeze1": "squeeze1", "squeeze2": "squeeze2"}),
-            },
-        ),
+        Rule(r"decode_head\.fuse_block([12])", rf"{ours}block\1", BLOCK),
+        Rule("decode_head", ours.removesuffix("."), {"conv_seg": "classify", **squeeze}),
     )
 
 
-_IMAGENET = {r"(head|fc)\..*": "ImageNet classifier"}
-LRFORMER = (
-    Dialect(
-        "LRFormer",
-        (*_backbone(r"backbone\.", "backbone."), *head_rules(r"decode_head\.", "head.")),
-        drops=MM_DROPS,
-    ),
-    Dialect(
+def _imagenet(rules: tuple[Rule, ...]) -> Dialect:
+    return official.imagenet(
         "LRFormer ImageNet",
-        _backbone("", "backbone."),
-        drops=_IMAGENET,
-        fills={r"head\..*": Fill(None, "not in ImageNet files")},
+        rules,
+        r"head\..*",
+        drops={r"(head|fc)\..*": "ImageNet classifier"},
         requires=r"patch_embed1\..*",
-    ),
-)
+    )
+
+
+_WHOLE = _backbone("backbone.")
+LRFORMER = (_imagenet(_WHOLE), mmseg.whole("LRFormer", _WHOLE + head_rules("head.")))
 LRFORMER_BACKBONE = (
-    Dialect(
+    _imagenet(_backbone("")),
+    mmseg.whole(
         "LRFormer",
-        _backbone(r"backbone\.", ""),
-        drops={**MM_DROPS, r"decode_head\..*": "not part of the backbone"},
+        _backbone(""),
+        drops={**mmseg.DROPS, r"decode_head\..*": "not part of the backbone"},
     ),
-    Dialect("LRFormer ImageNet", _backbone("", ""), drops=_IMAGENET, requires=r"patch_embed1\..*"),
 )
-LRHEAD = (Dialect("LRFormer", head_rules(r"decode_head\.", "")),)

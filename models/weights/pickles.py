@@ -31,12 +31,11 @@ class TooLongError(ValueError):
 class Inert:
     """Stands for an object of `kind`: the parts that the stream gave it, and no behaviour."""
 
-    __slots__ = ("args", "entries", "items", "kind", "state")
+    __slots__ = ("args", "entries", "kind", "state")
 
     def __init__(self, kind: str, args: tuple = ()) -> None:
         self.kind, self.args = kind, args
-        self.items: list | None = None  # None: never given any
-        self.entries: dict | None = None
+        self.entries: dict | None = None  # None: never given any
         self.state: Any = None
 
 
@@ -182,12 +181,10 @@ class _Machine:
 
     @staticmethod
     def _add(target: Any, values: list) -> None:
-        if isinstance(target, Inert):
-            target.items = [] if target.items is None else target.items
-            target = target.items
-        if type(target) is not list:
+        if type(target) is list:
+            target.extend(values)
+        elif not isinstance(target, Inert):  # whose items nobody needs
             raise pickle.UnpicklingError(f"items for a {type(target).__name__}")
-        target.extend(values)
 
     @staticmethod
     def _set(target: Any, values: list) -> None:

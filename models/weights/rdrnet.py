@@ -1,42 +1,26 @@
 """RDRNet's checkpoints: the training form, and the official deployed form."""
 
 from ..rdrnet import NORM
-from .common import (
-    MM_DROPS,
-    MM_DUAL_HEAD,
-    MM_PYRAMID,
-    MM_RESIDUAL_BLOCK,
-    mm_exchanges,
-    mm_modules,
-)
-from .rules import Dialect, Fill, Rule
-
-_BRANCHES = (("semantic_branch_layers", "low"), ("detail_branch_layers", "high"))
+from . import mmseg
+from .rules import Fill, Rule, modules
 
 
 def _rules(block: dict[str, str], process: dict[str, str]) -> tuple[Rule, ...]:
     """`block` and `process` name what is inside a block and inside the pyramid's convolution."""
     return (
-        Rule(r"backbone\.stem\.(\d+)", r"stem.\1", block),
-        *(
-            Rule(rf"backbone\.{theirs}\.{i}\.(\d+)", rf"stage{i + 4}.{ours}.\1", block)
-            for theirs, ours in _BRANCHES
-            for i in range(2)
-        ),
-        *(
-            Rule(rf"backbone\.{theirs}\.2\.(?:0\.)?(\d+)", rf"{ours}6.\1", MM_RESIDUAL_BLOCK)
-            for theirs, ours in _BRANCHES
-        ),
-        *mm_exchanges("stage4", "stage5"),
-        Rule(r"backbone\.spp", "context", MM_PYRAMID),
-        Rule(r"backbone\.spp\.processes", "context.process", {"norm": "norm", **process}),
-        *MM_DUAL_HEAD,
+        Rule(r"stem\.(\d+)", r"stem.\1", block),
+        Rule(r"semantic_branch_layers\.0\.(\d+)", r"stage4.low.\1", block),
+        Rule(r"semantic_branch_layers\.1\.(\d+)", r"stage5.low.\1", block),
+        Rule(r"semantic_branch_layers\.2\.(?:0\.)?(\d+)", r"low6.\1", mmseg.RESIDUAL_BLOCK),
+        Rule(r"detail_branch_layers\.0\.(\d+)", r"stage4.high.\1", block),
+        Rule(r"detail_branch_layers\.1\.(\d+)", r"stage5.high.\1", block),
+        Rule(r"detail_branch_layers\.2\.(?:0\.)?(\d+)", r"high6.\1", mmseg.RESIDUAL_BLOCK),
+        *mmseg.exchanges("stage4", "stage5"),
+        Rule("spp", "context", mmseg.PYRAMID),
+        Rule(r"spp\.processes", "context.process", {"norm": "norm", **process}),
+        *mmseg.DUAL_HEAD,
     )
 
-
-_PATHS = mm_modules(
-    {"path_3x3": "conv3x3", "path_1x1.conv1": "conv1x1.0", "path_1x1.conv2": "conv1x1.1"}
-)
 
 # A deployed convolution is loaded as the 3x3 path: its BatchNorm passes everything on and adds the
 # bias, and the other paths give 0. Evaluated or fused, the network is the deployed one.
@@ -52,28 +36,24 @@ _DEPLOYED_FILLS = {
     rf"({_LOADED}|{_SILENT})\.num_batches_tracked": Fill(0.0, _REASON),
 }
 
+_PATHS = {"path_3x3": "conv3x3", "path_1x1.conv1": "conv1x1.0", "path_1x1.conv2": "conv1x1.1"}
+_PARALLEL = {"parallel1": "convs.0", "parallel2": "convs.1"}
+_BIASED = {"weight": "conv.weight", "bias": "norm.bias"}
+
 RDRNET = (
-    Dialect(
+    mmseg.whole(
         "RDRNet",
         _rules(
-            {**_PATHS, "path_residual": "identity"},
-            mm_modules({"parallel1": "convs.0", "parallel2": "convs.1"}),
+            {**modules(mmseg.CONV_BN, _PATHS), "path_residual": "identity"},
+            modules(mmseg.CONV_BN, _PARALLEL),
         ),
-        drops=MM_DROPS,
     ),
-    Dialect(
+    mmseg.whole(
         "deployed RDRNet",
         _rules(
-            {
-                "reparam_3x3.weight": "conv3x3.conv.weight",
-                "reparam_3x3.bias": "conv3x3.norm.bias",
-            },
-            {
-                "reparam_parallel.weight": "convs.0.conv.weight",
-                "reparam_parallel.bias": "convs.0.norm.bias",
-            },
+            modules(_BIASED, {"reparam_3x3": "conv3x3"}),
+            modules(_BIASED, {"reparam_parallel": "convs.0"}),
         ),
-        drops=MM_DROPS,
         fills=_DEPLOYED_FILLS,
     ),
 )

@@ -4,6 +4,7 @@ Accepted: files of torch.save (zip or legacy), pickles of numpy arrays (Paddle's
 them), and .safetensors.
 """
 
+import functools
 import io
 import pickle
 import struct
@@ -25,6 +26,7 @@ from .stored import (
     NotNumbersError,
     StoredArray,
     StoredTensor,
+    plain,
     storage_of,
 )
 
@@ -49,7 +51,9 @@ FACTS = {
     "format": str,
 }
 
-_DAMAGE = (*DAMAGE, OSError, RuntimeError, zipfile.BadZipFile, struct.error)
+_DAMAGE = (
+    *DAMAGE, OSError, RuntimeError, zipfile.BadZipFile, struct.error, safetensors.SafetensorError,
+)  # fmt: skip
 _STORED = (Tensor, StoredTensor, StoredArray)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_TORCH = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
@@ -62,8 +66,9 @@ _PADDLE_SPLIT = "UnpackBigParamInfor@@"
 
 class Checkpoint(NamedTuple):
     """tensors: flat state dict. ignored: entry name -> why it is no weight. facts: what the file
-    says of itself under the names of FACTS, where this project wrote it."""
+    says beside the weights under the names of FACTS and those that were asked for."""
 
+    path: Path
     tensors: dict[str, Tensor]
     ignored: dict[str, str]
     facts: dict[str, Any]
@@ -73,20 +78,23 @@ class _FormatError(ValueError):
     """A readable file of a kind that is not accepted; the text goes on after the file's name."""
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) -> Checkpoint:
     """Read the weights in a file.
+
+    Args:
+        also: name -> type of entries beside the weights to be read like those of FACTS, such as
+            {"optimizer": dict}. One that is absent or of another type is left out.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a directory, empty, too large, damaged, hostile, or no checkpoint.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; expected {ACCEPTED}")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a device or a pipe; expected {ACCEPTED}")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected {ACCEPTED}")
+    if not path.is_file():
+        kind = "directory" if path.is_dir() else "device or a pipe"
+        raise ValueError(f"{path} is a {kind}; expected {ACCEPTED}")
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path} is empty (0 bytes); expected {ACCEPTED}")
@@ -94,7 +102,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         if size > MAX_BYTES:
             raise _FormatError(f"has {size} bytes, more than the {MAX_BYTES} that are read")
         with path.open("rb") as stream:
-            return _find_weights(*_read(stream, size))
+            content, storage_bytes = _read(stream, size)
+            return _find_weights(path, content, storage_bytes, also or {})
     except RefusedError as error:
         raise ValueError(
             f"{path} is a pickle that calls {one_line(error)}, which is not loaded because reading "
@@ -123,7 +132,7 @@ def _read(stream: BinaryIO, size: int) -> tuple[Any, Any]:
     if start.startswith((b"\x80", *_OLD_PICKLES)):
         return read_pickle(stream, ARRAY_CONSTRUCTORS), None
     if size > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= size - 8:
-        return _read_safetensors(stream), None
+        return safetensors.torch.load_file(stream.name), None  # its header is checked first
     raise _FormatError(f"({size} bytes) is not a checkpoint; expected {ACCEPTED}")
 
 
@@ -202,24 +211,28 @@ def _read_legacy(stream: BinaryIO, size: int):
     return content, storage_bytes
 
 
-def _read_safetensors(stream: BinaryIO) -> dict[str, Tensor]:
-    """Checked by its header before the rest is read."""
-    try:
-        return safetensors.torch.load_file(stream.name)
-    except safetensors.SafetensorError as error:
-        raise pickle.UnpicklingError(str(error)) from error
-
-
-def _find_weights(content: Any, storage_bytes: Any) -> Checkpoint:
-    """Find the state dict: the file's own content, or an entry that training scripts name so."""
+def _unwrap(content: Any, wanted: Mapping[str, type]) -> tuple[Mapping, dict[str, Any]]:
+    """The dict with the tensors, which scripts put below other entries, and those `wanted`."""
+    if isinstance(content, Inert) and not content.entries:
+        raise _FormatError(
+            f"holds an object of {one_line(content.kind)}, not a state dict of named tensors; save "
+            "its state dict alone"
+        )
+    if not isinstance(content, (Inert, Mapping)):
+        raise _FormatError(
+            f"holds a pickled {type(content).__name__}, not a state dict of named tensors"
+        )
+    *around, innermost = _way_to_weights(content, {}) or [_entries(content)]
     facts: dict[str, Any] = {}
-    content, scanned = _as_dict(content), {}
-    for _ in range(_MAX_DEPTH):  # no more: an entry may hold itself
-        inner = next((k for k in WRAPPERS if _holds_tensors(content.get(k), scanned)), None)
-        if inner is None:
-            break
-        facts |= {k: v for k, v in content.items() if k in FACTS and isinstance(v, FACTS[k])}
-        content = _as_dict(content[inner])
+    for entries in around:
+        facts |= {k: v for k, v in entries.items() if k in wanted and isinstance(v, wanted[k])}
+    return innermost, facts
+
+
+def _find_weights(
+    path: Path, content: Any, storage_bytes: Any, also: Mapping[str, type]
+) -> Checkpoint:
+    content, facts = _unwrap(content, {**FACTS, **also})
     stored = {k: v for k, v in content.items() if isinstance(v, _STORED)}
     if not stored or not all(isinstance(key, str) for key in stored):
         found = ", ".join(sorted(one_line(k) for k in content if isinstance(k, str))[:6])
@@ -242,40 +255,36 @@ def _find_weights(content: Any, storage_bytes: Any) -> Checkpoint:
     if _PADDLE_NAMES in ignored:
         ignored[_PADDLE_NAMES] = "Paddle's internal names"
     buffers: dict[Any, Tensor] = {}
-    tensors = {
-        key: value if isinstance(value, Tensor) else value.tensor(key, storage_bytes, buffers)
-        for key, value in stored.items()
-    }
-    return Checkpoint(tensors, ignored, facts)
+
+    def tensor(key: str, value: Any) -> Tensor:
+        return value if isinstance(value, Tensor) else value.tensor(key, storage_bytes, buffers)
+
+    tensors = {key: tensor(key, value) for key, value in stored.items()}
+    for key in facts.keys() & also.keys():
+        facts[key] = plain(facts[key], functools.partial(tensor, key), {})
+    return Checkpoint(path, tensors, ignored, facts)
 
 
-def _holds_tensors(value: Any, scanned: dict[int, bool], depth: int = _MAX_DEPTH) -> bool:
-    """Whether `value` is a dict with tensors in it, or in an entry that training scripts name.
+def _entries(value: Any) -> Mapping | None:
+    """Those of a dict, also of one of an unknown class."""
+    value = value.entries if isinstance(value, Inert) else value
+    return value if isinstance(value, Mapping) else None
 
-    scanned: what is known of the dicts that have been looked through, by their id.
+
+def _way_to_weights(
+    value: Any, scanned: dict[int, bool], depth: int = _MAX_DEPTH
+) -> list[Mapping] | None:
+    """`value` and the dicts below it down to the one with the tensors; None if there is none.
+
+    scanned: whether a dict itself holds tensors, by its id; it may come many times.
     """
-    if isinstance(value, Inert):
-        value = value.entries
-    if not isinstance(value, Mapping) or depth == 0:
-        return False
-    if id(value) not in scanned:
-        scanned[id(value)] = any(isinstance(v, _STORED) for v in value.values())
-    return scanned[id(value)] or any(
-        _holds_tensors(value.get(key), scanned, depth - 1) for key in WRAPPERS
-    )
-
-
-def _as_dict(value: Any) -> dict:
-    """A dict, also where it is one of an unknown class."""
-    if isinstance(value, Inert):
-        if value.entries:
-            return value.entries
-        raise _FormatError(
-            f"holds an object of {one_line(value.kind)}, not a state dict of named tensors; save "
-            "its state dict alone"
-        )
-    if not isinstance(value, Mapping):
-        raise _FormatError(
-            f"holds a pickled {type(value).__name__}, not a state dict of named tensors"
-        )
-    return dict(value)
+    entries = _entries(value)
+    if entries is None:
+        return None
+    for key in WRAPPERS if depth else ():  # no deeper: an entry may hold itself
+        way = _way_to_weights(entries.get(key), scanned, depth - 1)
+        if way is not None:
+            return [entries, *way]
+    if id(entries) not in scanned:
+        scanned[id(entries)] = any(isinstance(v, _STORED) for v in entries.values())
+    return [entries] if scanned[id(entries)] else None

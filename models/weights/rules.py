@@ -45,6 +45,15 @@ class Rule:
         return ".".join(part for part in parts if part)
 
 
+def modules(parts: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Children of which each, a path of theirs -> a path of ours, has the same `parts`."""
+    return {
+        f"{theirs}.{part}": f"{ours}.{mine}"
+        for theirs, ours in names.items()
+        for part, mine in parts.items()
+    }
+
+
 @dataclass(frozen=True)
 class Fill:
     """What a target that a dialect does not store is set to, and why that is the same network.
@@ -56,11 +65,11 @@ class Fill:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dialect:
     """One way in which somebody names a family's tensors.
 
-    prefix: in front of every key that is renamed.
+    prefix: may stand in front of a key.
     drops: regular expression of a source key -> why it is not needed.
     fills: regular expression of a target key -> what it is set to where the source lacks it.
     requires: regular expression that at least one source key matches; without one the dialect is
@@ -77,9 +86,7 @@ class Dialect:
 
     def rename(self, key: str) -> str | None:
         """This project's name of `key`, or None."""
-        if not key.startswith(self.prefix):
-            return None
-        path = key[len(self.prefix) :]
+        path = key.removeprefix(self.prefix)
         parent, _, last = path.rpartition(".")
         candidates = [(path, "")]
         if parent and last in self.leaves:
@@ -104,46 +111,21 @@ class Dialect:
         return _first_match(self.fills, target)
 
 
-@dataclass(frozen=True)
-class OwnNames:
-    """The dialect of a model's own keys, which stay as they are but for a prefix.
-
-    theirs, ours: what stands before the names in the file and in the model.
-    drops, fills: as in `Dialect`.
-    """
-
-    keys: frozenset[str]
-    name: str = "this project's"
-    theirs: str = ""
-    ours: str = ""
-    drops: Mapping[str, str] = field(default_factory=dict)
-    fills: Mapping[str, Fill] = field(default_factory=dict)
-
-    def rename(self, key: str) -> str | None:
-        target = self.ours + key.removeprefix(self.theirs)
-        return target if key.startswith(self.theirs) and target in self.keys else None
-
-    def is_spoken(self, keys: Iterable[str]) -> bool:
-        return True
-
-    def dropped(self, key: str) -> str | None:
-        return _first_match(self.drops, key)
-
-    def filled(self, target: str) -> Fill | None:
-        return _first_match(self.fills, target)
-
-
-def own_names(keys: Iterable[str], *, is_backbone: bool) -> tuple[OwnNames, ...]:
+def own_dialects(keys: Iterable[str], *, is_backbone: bool) -> tuple[Dialect, ...]:
     """A model's own names, and those of its backbone alone or of the network around it."""
-    keys = frozenset(keys)
-    own = (OwnNames(keys),)
+    name, prefix = "this project's", "backbone."
+    same = {key: key for key in keys}
+    own = Dialect(name, (Rule("", "", same),))
     if is_backbone:
         drops = {r"(?!backbone\.).*": "not part of the backbone"}
-        return (*own, OwnNames(keys, theirs="backbone.", drops=drops))
-    if any(key.startswith("backbone.") for key in keys):
-        fills = {r"(?!backbone\.).*": Fill(None, "not in backbone files")}
-        return (*own, OwnNames(keys, ours="backbone.", fills=fills))
-    return own
+        return own, Dialect(name, own.rules, prefix=prefix, drops=drops)
+    inner = {key.removeprefix(prefix) for key in same if key.startswith(prefix)}
+    if not inner:
+        return (own,)
+    alone = Rule("", "backbone", {key: key for key in inner})
+    return own, Dialect(
+        name, (alone,), fills={r"(?!backbone\.).*": Fill(None, "not in backbone files")}
+    )
 
 
 def one_line(value: object) -> str:
@@ -161,13 +143,13 @@ def _first_match(table: Mapping[str, _Value], key: str) -> _Value | None:
 class Renaming:
     """What a dialect makes of a set of keys: target -> source, source -> reason, the rest."""
 
-    dialect: Dialect | OwnNames
+    dialect: Dialect
     sources: dict[str, str]
     dropped: dict[str, str]
     unknown: list[str]
 
 
-def rename_keys(dialect: Dialect | OwnNames, keys: Iterable[str]) -> Renaming:
+def rename_keys(dialect: Dialect, keys: Iterable[str]) -> Renaming:
     """Apply one dialect. Two sources with one target count as unknown from the second on."""
     result = Renaming(dialect, {}, {}, [])
     for key in keys:
@@ -184,13 +166,8 @@ def rename_keys(dialect: Dialect | OwnNames, keys: Iterable[str]) -> Renaming:
 
 def strip_wrappers(keys: Iterable[str]) -> str:
     """The prefix that DistributedDataParallel and torch.compile put in front of every key."""
-    keys, prefix = list(keys), ""
-    while keys:
-        found = next(
-            (w for w in ("module.", "_orig_mod.") if all(k.startswith(prefix + w) for k in keys)),
-            None,
-        )
-        if found is None:
-            break
-        prefix += found
+    keys = list(keys)
+    prefix = re.match(r"((module|_orig_mod)\.)*", keys[0])[0] if keys else ""
+    while not all(key.startswith(prefix) for key in keys):
+        prefix = prefix[: prefix.rfind(".", 0, -1) + 1]  # one name less
     return prefix

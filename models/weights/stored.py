@@ -3,6 +3,7 @@
 import math
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,16 @@ def _is_shape(numbers: Any) -> bool:
     )
 
 
+@dataclass(frozen=True)
 class StoredStorage:
     """Raw memory under a key of the file. dtype: None where each tensor names its own."""
 
-    def __init__(self, key: str, dtype: torch.dtype | None, count: int) -> None:
-        self.key, self.dtype, self.count = key, dtype, count
+    key: str
+    dtype: torch.dtype | None
 
     @property
     def item_size(self) -> int:
-        """Bytes of one of the `count` items."""
+        """Bytes of one item."""
         return 1 if self.dtype is None else self.dtype.itemsize
 
 
@@ -57,15 +59,15 @@ def storage_of(key: Any) -> StoredStorage:
         raise pickle.UnpicklingError("a storage without a key")
     if len(key) > 5 and key[5] is not None:
         raise pickle.UnpicklingError("a view of another storage")
-    return StoredStorage(name, _STORAGES.get(text.removesuffix("Storage")), key[4])
+    return StoredStorage(name, _STORAGES.get(text.removesuffix("Storage")))
 
 
 class StoredTensor(Inert):
-    """A strided view of a storage."""
+    """A strided view of a storage. more: whether it learns, hooks and perhaps its own type."""
 
     __slots__ = ("dtype", "offset", "size", "storage", "stride")
 
-    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> None:
+    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> None:
         super().__init__("torch.Tensor")
         if not isinstance(storage, StoredStorage):
             raise pickle.UnpicklingError("a tensor without a storage")
@@ -73,12 +75,14 @@ class StoredTensor(Inert):
             raise pickle.UnpicklingError("a tensor of impossible size")
         if len(size) != len(stride):
             raise pickle.UnpicklingError("a tensor without strides")
-        self.storage, self.offset, self.dtype = storage, offset, dtype
+        self.storage, self.offset, self.dtype = storage, offset, storage.dtype
         self.size, self.stride = tuple(size), tuple(stride)
+        if len(more) > 2 and isinstance(more[2], Name):
+            self.dtype = _DTYPES.get(more[2].text, more[2].text)
 
     def tensor(self, key: str, read: Callable[[str], bytes], buffers: dict[Any, Tensor]) -> Tensor:
         """The tensor. `buffers` keeps what has been read, for tensors that share a storage."""
-        storage, dtype = self.storage, self.dtype or self.storage.dtype
+        storage, dtype = self.storage, self.dtype
         if dtype is None:
             raise NotNumbersError(f"{key} is stored in a type that is not read")
         if isinstance(dtype, str):
@@ -127,18 +131,27 @@ class StoredArray(Inert):
         return buffers[known].reshape(shape)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
-    return StoredTensor(storage, offset, size, stride, None)
+def plain(value: Any, tensor: Callable[[Any], Tensor], done: dict[int, Any]) -> Any:
+    """`value` with every stored tensor made by `tensor`, also those in dicts, lists and tuples.
 
-
-def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StoredTensor:
-    """Of an untyped storage; requires_grad, hooks, dtype."""
-    kind = rest[2].text if len(rest) > 2 and isinstance(rest[2], Name) else "no type"
-    return StoredTensor(storage, offset, size, stride, _DTYPES.get(kind, kind))
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
+    done: what has been made, by the id of what it was made of; a container may come many times,
+    or hold itself.
+    """
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, (StoredTensor, StoredArray)):
+        done[id(value)] = tensor(value)
+    elif type(value) is dict:
+        done[id(value)] = made = {}
+        made.update((key, plain(item, tensor, done)) for key, item in value.items())
+    elif type(value) is list:
+        done[id(value)] = made = []
+        made.extend(plain(item, tensor, done) for item in value)
+    elif type(value) is tuple:
+        done[id(value)] = tuple(plain(item, tensor, done) for item in value)
+    else:
+        return value
+    return done[id(value)]
 
 
 def _from_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
@@ -149,10 +162,6 @@ def _from_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
         raise pickle.UnpicklingError("a tensor without arguments")
     return TENSOR_CONSTRUCTORS[name](*arguments)
-
-
-def _array(*_: Any) -> StoredArray:
-    return StoredArray()
 
 
 def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> StoredArray:
@@ -181,8 +190,8 @@ def _encode(text: Any = "", encoding: Any = "latin1", *_: Any) -> str:
 ARRAY_CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _table,
     "collections.defaultdict": lambda *_: {},
-    "numpy.core.multiarray._reconstruct": _array,
-    "numpy._core.multiarray._reconstruct": _array,
+    "numpy.core.multiarray._reconstruct": StoredArray,
+    "numpy._core.multiarray._reconstruct": StoredArray,
     "numpy.core.numeric._frombuffer": _array_from_buffer,
     "numpy._core.numeric._frombuffer": _array_from_buffer,
     "_codecs.encode": _encode,
@@ -190,10 +199,10 @@ ARRAY_CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
 }
 TENSOR_CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
     **ARRAY_CONSTRUCTORS,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_tensor": StoredTensor,
+    "torch._utils._rebuild_tensor_v2": StoredTensor,
+    "torch._utils._rebuild_tensor_v3": StoredTensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": _from_type,
 }

@@ -110,7 +110,7 @@ def test_processes_write_and_read_at_once(cache):
         order = np.random.default_rng(seed).integers(60, size=300).tolist()
         processes.append(FORK.Process(target=hammer, args=(cache, order, results)))
         processes[-1].start()
-    assert [results.get(timeout=60) for _ in processes] == [0] * 6
+    assert [results.get(timeout=600) for _ in processes] == [0] * 6
     for process in processes:
         process.join()
     for index in range(60):
@@ -191,8 +191,7 @@ def test_a_full_disk_only_means_not_cached(tmp_path, monkeypatch):
 
 
 def cached(dataset, kind, folder: Path):
-    dataset.cache = make_cache(kind, len(dataset), 0.01, folder / "cache")
-    return dataset
+    return dataset.with_cache(make_cache(kind, len(dataset), 0.01, folder / "cache"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,7 +209,7 @@ def test_a_cache_does_not_change_a_batch(open_dataset, folder, kind):
         transform = TrainTransform((12, 16), color=True, boundary=True)
         dataset = open_dataset(transform=transform, need_boundary=True)
         if cache:
-            cached(dataset, kind, folder)
+            dataset = cached(dataset, kind, folder)
         sampler = EpochBatchSampler(3, 3, seed=3)
         loader, result = make_loader(dataset, batch_sampler=sampler, workers=workers), []
         for epoch in range(3):

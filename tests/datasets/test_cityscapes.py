@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets import DataError, EvalTransform, SegmentationDataset, get_meta, read_list
+from datasets import DataError, EvalTransform, SegmentationDataset, get_meta, quick_check, read_list
 from datasets.files import read_label
 
 META = get_meta("cityscapes")
@@ -35,19 +35,25 @@ def test_colours_and_weights_stand_beside_their_class():
     assert META.class_weights[META.class_names.index("motorcycle")] == 1.1529
 
 
-def test_train_ids_read_as_label_ids_are_noticed_by_name(shared, tmp_path):
+def test_train_ids_read_as_label_ids_are_noticed(shared, tmp_path):
     entry = FRAME.format("labelTrainIds").replace("gtFine/", "leftImg8bit/", 1)
     image = entry.replace("gtFine_labelTrainIds", "leftImg8bit")
     (tmp_path / "cityscapes").symlink_to(shared / "cityscapes")
     (tmp_path / "val.lst").write_text(f"{image}\t{FRAME.format('labelTrainIds')}\n")
 
-    def load(encoding):
-        transform = EvalTransform()
-        return SegmentationDataset(tmp_path, "val.lst", META, encoding, transform=transform).load(0)
+    def check(encoding):
+        dataset = SegmentationDataset(
+            tmp_path, "val.lst", META, encoding, transform=EvalTransform()
+        )
+        return quick_check(dataset)
 
     with pytest.raises(DataError, match=r"set DATASET\.LABELS labelTrainIds"):
-        load("")
-    assert load("labelTrainIds").label.shape == (128, 256)
+        check("")
+    (remark, ignored) = check("labelIds")
+    assert "is labelIds meant, as DATASET.LABELS says?" in remark and "are ignored" in ignored
+    assert check("labelTrainIds") == []
+    (tmp_path / "val.lst").write_text(f"{image}\t{FRAME.format('labelIds')}\n")
+    assert check("") == check("labelIds") == []
 
 
 def test_a_label_id_read_as_train_id_is_named(shared):

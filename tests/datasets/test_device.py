@@ -195,7 +195,8 @@ def test_unreadable_images_stop_or_are_replaced_as_on_the_cpu(scenes, limit):
     (dataset.folder / "images/b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match=r"images/b.png is a truncated PNG"):
         list(DeviceLoader(dataset, EpochBatchSampler(3, 3, seed=0), CPU, limit=limit))
-    dataset.skip_unreadable = True
+    dataset = scenes(transform=transform(), skip_unreadable=True)
+    (dataset.folder / "images/b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     samplers = [EpochBatchSampler(3, 3, seed=0) for _ in range(2)]
     loader = DeviceLoader(dataset, samplers[1], CPU, limit=limit)
     for one, two in zip(make_loader(dataset, batch_sampler=samplers[0]), loader, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets import ColorEncoding, DataError, IdEncoding
-from datasets.files import find_list, read_image, read_label, read_list
+from datasets.files import read_image, read_label
 
 IDS, COLORS = IdEncoding({0: 0, 1: 1}), ColorEncoding({(0, 0, 0): 0})
 LABEL = np.random.default_rng(0).integers(0, 2, (9, 13), dtype=np.uint8)
@@ -32,79 +32,6 @@ def write_png(path, rows: np.ndarray, depth: int, kind: int) -> None:
 
 def encoded(array: np.ndarray, suffix: str = ".png") -> bytes:
     return cv2.imencode(suffix, array)[1].tobytes()
-
-
-# list files
-
-
-def write_list(tmp_path, content: bytes):
-    path = tmp_path / "train.lst"
-    path.write_bytes(content)
-    return path
-
-
-def test_lists_of_all_spellings_read_alike(tmp_path):
-    spellings = [
-        b"i/a.png\tl/a.png\ni/b.png\tl/b.png\n",
-        b"i/a.png  l/a.png\ni/b.png l/b.png",
-        b"\xef\xbb\xbfi/a.png\tl/a.png\r\ni/b.png \t l/b.png\r\n\r\n",
-    ]
-    for content in spellings:
-        entries = read_list(write_list(tmp_path, content))
-        assert entries == [("i/a.png", "l/a.png", 1), ("i/b.png", "l/b.png", 2)]
-
-
-def test_comments_and_empty_lines_count_as_lines(tmp_path):
-    path = write_list(tmp_path, "# train\n\nbilder/straße 1.png\tl/ä.png\n".encode())
-    assert read_list(path) == [("bilder/straße 1.png", "l/ä.png", 3)]
-
-
-def test_a_list_without_labels(tmp_path):
-    assert read_list(write_list(tmp_path, b"a.png\nb.png\n"))[1] == ("b.png", None, 2)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"# nothing\n\n", "names no image"),
-        (b"a.png x.png\nb.png y.png\na.png x.png\n", ":3: a.png stands already in line 1"),
-        (b"a b.png c.png\n", ":1: 3 columns; .* TAB"),
-        (b"a.png x.png\nb.png\n", ":2: line 1 has a label and this line has none"),
-        (b"a.png\nb.png y.png\n", ":2: line 1 has no label and this line has one"),
-        (b"a.png x.png\n../b.png y.png\n", r":2: \.\./b.png leaves the dataset's folder"),
-        (b"a.png /tmp/x.png\n", ":1: /tmp/x.png leaves"),
-        (b"a.png\nb\0.png\n", ":2: a name with a zero byte"),
-        (b"\xff\xfe\x00a", "not a text file in UTF-8"),
-    ],
-)
-def test_bad_lists_are_refused_with_their_line(tmp_path, content, words):
-    with pytest.raises(DataError, match=f"train.lst.*{words}"):
-        read_list(write_list(tmp_path, content))
-
-
-def test_the_repository_has_the_lists_that_root_lacks(tmp_path, root):
-    assert find_list(tmp_path, "list/camvid/val.lst") == root / "data/list/camvid/val.lst"
-    (tmp_path / "list/camvid").mkdir(parents=True)
-    own = tmp_path / "list/camvid/val.lst"
-    own.write_text("a.png b.png\n")
-    assert find_list(tmp_path, "list/camvid/val.lst") == own
-
-
-def test_a_list_that_is_nowhere_names_both_places(tmp_path, root):
-    with pytest.raises(FileNotFoundError, match=r"found neither as .* nor ") as error:
-        find_list(tmp_path, "list/camvid/tran.lst")
-    assert str(tmp_path / "list/camvid/tran.lst") in str(error.value)
-    assert str(root / "data/list/camvid/tran.lst") in str(error.value)
-
-
-def test_where_both_places_are_one_it_is_named_once(tmp_path, root, monkeypatch):
-    monkeypatch.chdir(root)
-    for folder, name in (("data", "no.lst"), (root / "data", "no.lst"), ("data", tmp_path / "a")):
-        with pytest.raises(FileNotFoundError, match=r"^list file \S+ does not exist$"):
-            find_list(folder, name)
-
-
-# pixels
 
 
 def test_images_are_rgb(tmp_path):
@@ -150,7 +77,10 @@ def damaged() -> dict[str, tuple[bytes, str]]:
         "changed PNG": (bytes(flipped), "is a damaged PNG"),
         "cut JPEG": (jpeg[:-40], "is a truncated JPEG"),
         "cut JPEG with a thumbnail": (jpeg[:2] + thumbnail + jpeg[2:-40], "is a truncated JPEG"),
-        "text": (b"not an image at all, but long enough to be one", "cannot be decoded"),
+        "text": (
+            b"not an image at all, but long enough to be one",
+            "is a text file; photographs are",
+        ),
     }
 
 

@@ -26,7 +26,7 @@ dataset = SegmentationDataset(
 )
 sampler = EpochBatchSampler(len(dataset), 4, seed=0)
 if way in ("none", "ram", "disk"):
-    dataset.cache = make_cache(way, len(dataset), 0.05, root + "/cache")
+    dataset = dataset.with_cache(make_cache(way, len(dataset), 0.05, root + "/cache"))
     loader = make_loader(dataset, batch_sampler=sampler, workers=2)
 else:
     limit = 1.0 if way == "resident" else 0.0
@@ -78,7 +78,7 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize("way", ["none", "ram", "disk", "streamed", "resident"])
 def test_memory_is_flat_over_twenty_epochs(root, pictures, way):
     command = [sys.executable, "-c", PROGRAM, str(root), str(pictures), way, str(EPOCHS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     used = json.loads(done.stdout)
     processes = 1 if way == "resident" else 3

@@ -88,6 +88,12 @@ def test_with_two_classes_255_has_to_be_declared(declare):
         ("class_names: [a, b]\nignored: [0]", "label values 0 are both a class and ignored"),
         ("class_names: [a, b]\nclass_weights: [1]", "1 class weights for 2 classes"),
         ("class_names: [a, b]\nclass_weights: heavy", "accepted: a number for each class"),
+        ("class_names: [a, b]\nclass_weights: [1, yes]", "accepted: a number for each class"),
+        ("class_names: [a, b]\nclass_weights: [0, 0]", "class weights 0, 0; accepted: finite"),
+        ("class_names: [a, b]\nclass_weights: [1, -1]", "class weights 1, -1; accepted: finite"),
+        ("class_names: [a, b]\nclass_weights: [1, .inf]", "class weights 1, inf; accepted: fin"),
+        ("class_names: [a, b]\nclass_weights: [1, -.inf]", "class weights 1, -inf; accepted"),
+        ("class_names: [a, b]\nclass_weights: [.nan, 1]", "class weights nan, 1; accepted: fin"),
         ("class_names: [a, b]\nignore_label: 1", "ignore label 1; accepted: 2..255"),
     ],
 )
@@ -114,7 +120,17 @@ def test_runs_are_named_by_the_file(tmp_path):
     assert run_folder(config, "a/b.yaml").as_posix() == "output/x/b"
 
 
-def test_drawn_up_colours_differ():
-    for count in (2, 19, 60):
-        colors = distinct_colors(count)
-        assert len(set(colors)) == len(colors) == count and colors[0] == (0, 0, 0)
+@pytest.mark.parametrize("count", [1, 2, 19, 60, 150, 255])
+def test_drawn_up_colours_are_told_apart_and_none_is_black(count):
+    colors = np.array(distinct_colors(count), int)
+    assert colors.shape == (count, 3) and colors.min() >= 0 and colors.max() <= 255
+    with_black = np.vstack([colors, [[0, 0, 0]]])  # the colour of ignored pixels
+    apart = np.abs(with_black[:, None] - with_black).max(2) + 255 * np.eye(count + 1, dtype=int)
+    assert apart.min() >= (100 if count <= 2 else 60 if count <= 19 else 30)
+    assert np.array_equal(colors, distinct_colors(255)[:count])
+
+
+def test_ignored_pixels_stay_black_beside_drawn_up_colours(declare):
+    meta = declare(THREE)
+    picture = meta.colorize(np.array([[0, 1, 2, 255]], np.uint8))
+    assert picture[0, 3].tolist() == [0, 0, 0] and (picture[0, :3].max(1) > 100).all()

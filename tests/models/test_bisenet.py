@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import bilinear, count, multiply_adds, trained
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from models import SegModel, build_model, fuse
 from models.bisenetv1 import AttentionRefinement, ContextPath, FeatureFusion
@@ -17,41 +17,13 @@ PUBLISHED = {
 }
 
 
-def trained(module: nn.Module) -> nn.Module:
-    """Eval mode with BatchNorms and biases that do something."""
-    torch.manual_seed(0)
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.3)
-            layer.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias, 0, 0.3)
-        elif isinstance(layer, nn.Conv2d) and layer.bias is not None:
-            nn.init.normal_(layer.bias)
-    return module.eval()
-
-
 def small(name: str, **options) -> SegModel:
     widths = {"base_channels": 8, "head_channels": 12}
     return trained(build_model(name, 3, **widths, **options))
 
 
-def multiply_adds(model: nn.Module) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, 1024, 2048, device="meta"))
-    return counter.get_total_flops() / 2e9
-
-
-def count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 def mean(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(2).mean(2)[:, :, None, None]
-
-
-def bilinear(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def nearest(x: torch.Tensor, height: int, width: int) -> torch.Tensor:

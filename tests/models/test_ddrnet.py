@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import count, multiply_adds, trained
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from models import SegModel, build_model, fuse
 from models.layers.context import DAPPM
@@ -23,25 +23,8 @@ CONTEXT_NORMS += [f"context.process.{i}.norm" for i in range(4)]
 
 def small(name: str = "ddrnet_23_slim", **options) -> SegModel:
     """A narrow network in eval mode whose BatchNorms do something."""
-    torch.manual_seed(0)
     widths = {"base_channels": 4, "context_channels": 6, "head_channels": 8}
-    model = build_model(name, 3, **widths, **options).eval()
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.normal_(0, 0.3)
-            norm.running_var.uniform_(0.5, 2)
-            nn.init.normal_(norm.bias, 0, 0.3)
-    return model
-
-
-def multiply_adds(model: nn.Module) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, 1024, 2048, device="meta"))
-    return counter.get_total_flops() / 2e9
-
-
-def count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+    return trained(build_model(name, 3, **widths, **options))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,15 +22,6 @@ from torch import nn
 from models import build_backbone, fuse, list_models
 from models.rdrnet import RepBlock, RepProcess
 from models.weights import load_weights, rename_for
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save_as(content: object, name: str = "weights.pt", **how) -> Path:
-        torch.save(content, tmp_path / name, **how)
-        return tmp_path / name
-
-    return save_as
 
 
 @pytest.mark.parametrize("golden", DIALECTS)

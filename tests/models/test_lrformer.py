@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import count, multiply_adds
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from models import SegModel, build_backbone, build_model, fuse
 from models.layers.conv import ResidualDepthwise
@@ -47,16 +47,6 @@ def small(**options) -> SegModel:
     """A narrow and shallow network with all stages and the whole head."""
     defaults = {"depths": (1, 1, 2, 1), "head_channels": 16, **NARROW}
     return trained(build_model("lrformer_t", 3, **{**defaults, **options}))
-
-
-def multiply_adds(model: nn.Module, height: int, width: int) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, height, width, device="meta"))
-    return counter.get_total_flops() / 2e9
-
-
-def count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

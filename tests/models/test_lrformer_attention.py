@@ -146,6 +146,7 @@ def test_attention_of_the_head_uses_twice_the_grid():
         LowResolutionAttention(8, 3, 16)
 
 
+@pytest.mark.medium
 def test_cost_is_linear_in_the_number_of_pixels():
     with torch.device("meta"):
         model, layer = build_model("lrformer_t", 19).eval(), LowResolutionAttention(48, 2, 16)

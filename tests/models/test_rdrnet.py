@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import bilinear, count, multiply_adds, trained
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from models import SegModel, build_model, fuse
 from models.rdrnet import RPPM, RepBlock, RepProcess, bottleneck_stage, rep_stage
@@ -31,33 +31,9 @@ NORMS_AFTER_FUSE += ["context.compression.norm", "context.shortcut.norm", "conte
 NORMS_AFTER_FUSE += ["head.norm"]
 
 
-def trained(module: nn.Module) -> nn.Module:
-    """Eval mode with BatchNorms and biases that do something."""
-    torch.manual_seed(0)
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.3, 3)
-            nn.init.normal_(layer.weight)
-            nn.init.normal_(layer.bias)
-        elif isinstance(layer, nn.Conv2d) and layer.bias is not None:
-            nn.init.normal_(layer.bias)
-    return module.eval()
-
-
 def small(name: str = "rdrnet_s", **options) -> SegModel:
     widths = {"base_channels": 4, "context_channels": 6, "head_channels": 8}
     return trained(build_model(name, 3, **widths, **options))
-
-
-def multiply_adds(model: nn.Module) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, 1024, 2048, device="meta"))
-    return counter.get_total_flops() / 2e9
-
-
-def count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def merged(model: nn.Module) -> nn.Module:
@@ -212,22 +188,18 @@ def test_network_against_its_formula():
     y = model.stem(x)
     low, high = model.stage4.low(y), model.stage4.high(y)
     low4 = low + model.stage4.down[0](F.relu(high))
-    high4 = high + up(model.stage4.compress(F.relu(low)), high)
+    high4 = high + bilinear(model.stage4.compress(F.relu(low)), high)
     low, high = model.stage5.low(F.relu(low4)), model.stage5.high(F.relu(high4))
     first, second = model.stage5.down
     low5 = low + second(F.relu(first(F.relu(high))))
-    high5 = high + up(model.stage5.compress(F.relu(low)), high)
+    high5 = high + bilinear(model.stage5.compress(F.relu(low)), high)
     high6 = model.high6(F.relu(high5))
-    logits = model.head(high6 + up(model.context(model.low6(F.relu(low5))), high6))
+    logits = model.head(high6 + bilinear(model.context(model.low6(F.relu(low5))), high6))
     out = model.forward_train(x)
     assert logits.shape == (2, 3, 13, 17)
     torch.testing.assert_close(out.logits, logits, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(out.aux[0], model.aux_head(high4), rtol=1e-4, atol=1e-3)
     assert high4.min() < 0 < high4.max()
-
-
-def up(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def test_conventions_of_the_published_training():
@@ -285,6 +257,7 @@ def test_depths_are_options():
     assert model(torch.randn(1, 3, 33, 70)).shape == (1, 3, 5, 9)
 
 
+@pytest.mark.medium
 @torch.no_grad()
 def test_both_forms_export_with_a_free_batch():
     options = {"blocks_per_stage": (1, 1, (2, 2), (2, 2), (2, 2))}

@@ -60,15 +60,6 @@ def refused(path: Path, match: str, error: type[Exception] = ValueError) -> None
 
 
 @pytest.fixture
-def save(tmp_path):
-    def save_as(content: object, name: str = "weights.pt", **how) -> Path:
-        torch.save(content, tmp_path / name, **how)
-        return tmp_path / name
-
-    return save_as
-
-
-@pytest.fixture
 def write(tmp_path):
     def write_bytes(content: bytes, name: str = "weights.pdparams") -> Path:
         (tmp_path / name).write_bytes(content)

@@ -235,6 +235,7 @@ def test_backbone_fuses_and_comes_back_from_a_file(backbone, tmp_path):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.medium
 @torch.no_grad()
 def test_backbone_exports():
     depths = (1, 1, 21, 1)  # deep enough for the norms in the residual stream

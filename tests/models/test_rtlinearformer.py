@@ -297,11 +297,13 @@ def rectangles(count: int) -> tuple[Tensor, Tensor]:
     return images + 0.3 * torch.randn(images.shape), labels
 
 
+@pytest.mark.medium
 def test_training_lowers_the_loss(trained):
     losses = trained[1]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_half_precision_agrees_with_float32(trained, dtype, layout):
@@ -381,6 +383,7 @@ def test_exports(layout):
         torch.testing.assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.medium
 def test_exports_with_dynamic_size_and_batch():
     model = calibrate(narrow(), torch.randn(4, 3, 128, 160))
     dims = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}

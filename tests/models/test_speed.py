@@ -135,6 +135,24 @@ def test_bad_input_is_one_sentence(arguments, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"), [([], True), (["--tf32"], True), (["--no-tf32"], False)]
+)
+def test_tf32_is_set_alike_for_convolutions_and_products(monkeypatch, given, expected):
+    """PyTorch's own setting has TF32 convolutions beside float32 products."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        for first in ((True, False), (False, True)):
+            matmul.allow_tf32, cudnn.allow_tf32 = first
+            args = speed.parse(["--a", "pidnet_s", "--device", "cuda", *given], None)
+            assert speed.choose_device(args).type == "cuda"
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (expected, expected)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_is_refused_without_it():
     with pytest.raises(ValueError, match="--device cuda: PyTorch finds no CUDA device"):
@@ -145,7 +163,7 @@ def _start(root, script, *arguments) -> subprocess.CompletedProcess:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, f"models/speed/{script}.py", *arguments],
-        cwd=root, env=environment, capture_output=True, text=True, timeout=120,
+        cwd=root, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 

@@ -1,34 +1,28 @@
 """Weights enter completely or not at all, and a refusal says what is wrong."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_files import DIALECTS, STEM_BIASES, equal, foreign, golden_keys, refuse, small
 
-from models import build_model, fuse
-from models.weights import convert_state_dict, load_weights, rename_for
+from models import build_model, fuse, list_models
+from models.weights import class_count, convert_state_dict, load_weights, rename_for
 from models.weights.rules import Dialect, Rule, one_line, rename_keys, strip_wrappers
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save_as(content: object, name: str = "weights.pt", **how) -> Path:
-        torch.save(content, tmp_path / name, **how)
-        return tmp_path / name
-
-    return save_as
 
 
 def test_conversion_in_memory_leaves_the_model_alone():
     model, state, _ = foreign("mmseg_pidnet_s")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    result = convert_state_dict(model, state)
-    assert result.tensors.keys() == before.keys()
-    assert result.dialect == "mmsegmentation PIDNet" and result.loaded == len(state)
-    assert sorted(result.filled) == sorted(STEM_BIASES) and not result.fresh
-    assert not any(result.tensors[key].any() for key in STEM_BIASES)
+    tensors, report = convert_state_dict(model, state)
+    assert tensors.keys() == before.keys()
+    assert report == (
+        f"{len(state)} loaded, 0 dropped, 0 missing, 2 constant (mmsegmentation's stem has no "
+        "biases) [mmsegmentation PIDNet names]"
+    )
+    assert not any(tensors[key].any() for key in STEM_BIASES)
+    filled = [key for key in before if not torch.equal(before[key], tensors[key])]
+    assert sorted(filled) == sorted(STEM_BIASES)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -97,6 +91,15 @@ def test_class_counts_are_named(save):
     refuse(small(), path, sentence, reset=("head",))
     model, *_ = foreign("rtformer_slim")
     refuse(small("rtformer_slim", 7), save(model.state_dict()), "has 3 classes, rtformer_slim .* 7")
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_class_counts_of_every_architecture_are_told(name):
+    with torch.device("meta"):
+        model, other = build_model(name, 7), build_model(name, 5)
+    assert class_count(name, other.state_dict(), {}) == 5
+    with pytest.raises(ValueError, match=rf"has 5 classes, {name} here has 7.*\('head'"):
+        convert_state_dict(model, other.state_dict())
 
 
 def test_other_architectures_are_recognised(save):
@@ -195,8 +198,9 @@ def test_rules():
     rule = Rule(r"layer(\d)\.(\d+)", r"stage\1.\2", {"conv1": "conv1.conv", "k": "keys.weight"})
     dialect = Dialect("toy", (rule,), prefix="net.", drops={r"loss\..*": "a buffer"})
     assert dialect.rename("net.layer2.0.conv1.weight") == "stage2.0.conv1.conv.weight"
-    assert dialect.rename("net.layer2.0.k") == "stage2.0.keys.weight"
-    for key in ("layer2.0.conv1.weight", "net.layer2.0.conv3.weight", "net.layer2.conv1.weight"):
+    assert dialect.rename("net.layer2.0.k") == dialect.rename("layer2.0.k")
+    assert dialect.rename("layer2.0.k") == "stage2.0.keys.weight"
+    for key in ("a.layer2.0.k", "net.layer2.0.conv3.weight", "net.layer2.conv1.weight"):
         assert dialect.rename(key) is None
     result = rename_keys(dialect, ["net.layer1.0.k", "loss.weight", "net.other"])
     assert result.sources == {"stage1.0.keys.weight": "net.layer1.0.k"}

@@ -81,7 +81,7 @@ def test_every_damage_is_reported_with_its_line(check, tmp_path):
         6: "labels/size.png is 12x32 but its image images/size.png is 24x32",
         8: r"label value 33 in labels/value.png is neither a class of camvid \(0..10\) nor ignore",
         9: "images/image.png is a truncated PNG",
-        10: "images/twice.png cannot be decoded",
+        10: "images/twice.png is a text file; photographs are JPEG",
     }
     patterns = [f"train.lst:{line}: {words}" for line, words in expected.items()]
     patterns.append("train.lst:10: labels/twice.png does not exist")
@@ -96,7 +96,7 @@ def test_labels_read_in_the_wrong_encoding_are_a_problem(check, tmp_path):
         picture = np.full((24, 32, 3), (1, 2, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"camvid/labels/{name}.png"), picture)
     out = check("DATASET.LABELS", "color", status=1)
-    assert re.search(r"problem: .*val.lst: no label has a pixel of a class of camvid", out)
+    assert re.search(r"problem: .*val.lst: none of 1 labels has a pixel of a class of camvid", out)
     assert re.search(r"suspicious: .*train.lst:1: labels/a.png is all ignored", out)
 
 

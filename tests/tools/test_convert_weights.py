@@ -9,8 +9,7 @@ import torch
 import yaml
 
 from models import build_model
-from models.weights import load_weights, rename_for
-from utils.checkpoint import read_checkpoint
+from models.weights import load_weights, read_checkpoint, rename_for
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {"base_channels": 4, "context_channels": 6, "head_channels": 8}
@@ -41,9 +40,10 @@ def test_conversion_keeps_the_network(published, run, tmp_path):
         "none missing" in result.stdout and "its keys have official DDRNet names" in result.stdout
     )
     content = read_checkpoint(out)
-    assert (content["architecture"], content["dataset"]) == ("ddrnet_23_slim", "camvid")
-    assert len(content["class_names"]) == 11 and content["options"] == OPTIONS
-    assert not any(key.startswith("aux_head") for key in content["model"])
+    facts = content.facts
+    assert (facts["architecture"], facts["dataset"]) == ("ddrnet_23_slim", "camvid")
+    assert len(facts["class_names"]) == 11 and facts["options"] == OPTIONS
+    assert not any(key.startswith("aux_head") for key in content.tensors)
     other = build_model("ddrnet_23_slim", 11, **OPTIONS).eval()
     load_weights(other, out, inference=True)
     x = torch.randn(1, 3, 64, 96)
@@ -59,7 +59,7 @@ def test_architecture_is_recognised(run, tmp_path):
     path, out = tmp_path / "net.pth", tmp_path / "ours.pt"
     torch.save(build_model("rdrnet_s_simple", 19).state_dict(), path)
     run("tools/convert_weights.py", path, "--out", out)
-    assert read_checkpoint(out)["architecture"] == "rdrnet_s_simple"
+    assert read_checkpoint(out).facts["architecture"] == "rdrnet_s_simple"
 
 
 def test_bad_requests_are_refused(published, refuses, tmp_path):

@@ -29,11 +29,19 @@ REFUSED = [
     (d.alpha, 2, r"labels/n2\.png has 4 channels \(colours and alpha\) where one channel"),
     (d.gray_alpha, 2, r"labels/n2\.png has an alpha channel; save it as one channel"),
     (d.jpeg, 2, r"labels/n2\.png is a JPEG, which does not keep label values"),
+    (d.avif, 2, r"labels/n2\.png is an AVIF, which does not keep label values; labels must"),
+    (d.lossy_webp, 2, r"labels/n2\.png is a lossy or animated WebP, which does not keep"),
+    (d.polygons, 2, r"labels/n2\.png is JSON; labels must be PNGs of 8 bits"),
+    (d.array, 2, r"labels/n2\.png is a NumPy array \(\.npy\); labels must be PNGs of 8 bits"),
+    (d.float_label, 2, r"labels/n2\.png has floating-point values; labels are whole numbers of 8"),
+    (d.float_image, 2, r"images/n2\.jpg has floating-point values; a photograph has 1, 3 or"),
+    (d.many_bands, 2, r"images/n2\.jpg has 7 bands; a photograph has 1, 3 or 4 bands of 8 or"),
+    (d.gigapixel, 2, r"images/n2\.jpg has 40000x40000 = 1600000000 pixels, more than"),
     (d.out_of_range, 2, r"label value 33 in labels/n2\.png is neither a class of camvid \(0\.\.10\)"
      r" nor ignore \(11, 255\)"),
     (d.empty_list, None, r"train\.lst names no image; lines are image<TAB>label"),
     (d.duplicate, 3, r"images/n2\.jpg stands already in line 2"),
-    (d.spaces_without_tab, 2, r"6 columns; .* \(names with spaces need the TAB\)"),
+    (d.spaces_without_tab, 2, r"6 columns; .* \(names with spaces need the TAB, at the"),
     (d.unicode_other_form, 2, "images/cafe\u0301\\.jpg does not exist.*; there is caf\u00e9\\.jpg "
      r"\(other Unicode code points\)"),
     (d.zero_bytes, 2, r"images/n2\.jpg is empty \(0 bytes\)"),
@@ -53,6 +61,7 @@ ACCEPTED = [
     (d.unchanged, {"before": b"\xef\xbb\xbf"}),
     (d.unchanged, {"before": b"\xef\xbb\xbf", "ending": "\r\n\r\n"}),
     (d.spaces, {}),
+    (d.backslashes, {}),
     (d.unicode_names, {}),
     (d.other_case_in_list, {}),
 ]
@@ -64,9 +73,9 @@ def check(root, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]
     monkeypatch.chdir(root)
     tool = importlib.import_module("check_data")
 
-    def check_lists(workers: int = 0) -> tuple[int, str]:
+    def check_lists(workers: int = 0, more: str = "") -> tuple[int, str]:
         arguments = f"--cfg {CONFIG} --workers {workers} --out {tmp_path / 'report'} DATASET.ROOT "
-        arguments += f"{tmp_path} DATASET.TRAIN_SET {LIST} DATASET.TEST_SET val.lst"
+        arguments += f"{tmp_path} DATASET.TRAIN_SET {LIST} DATASET.TEST_SET val.lst {more}"
         monkeypatch.setattr(sys, "argv", ["check_data.py", *arguments.split()])
         status = tool.main()
         return status, capsys.readouterr().out
@@ -119,6 +128,18 @@ def test_what_is_no_damage_is_read(check, tmp_path, change, how):
     assert status == 0, out
     assert f"{tmp_path}/{LIST}: 4 pairs" in out and "suspicious" not in out
     train_check(tmp_path)
+
+
+def test_repeated_lines_of_the_training_list_are_no_damage_where_they_are_allowed(check, tmp_path):
+    data = Set(tmp_path)
+    d.duplicate(data)
+    data.write_list()
+    status, out = check(more="DATASET.REPEATED_LINES True")
+    assert status == 0 and f"{tmp_path}/{LIST}: 5 pairs" in out
+    lines = (tmp_path / "val.lst").read_text()
+    (tmp_path / "val.lst").write_text(2 * lines)
+    status, out = check(more="DATASET.REPEATED_LINES True")
+    assert status == 1 and "val.lst:2: images/v.jpg stands already in line 1" in out
 
 
 def test_all_damage_at_once_is_all_reported(check, tmp_path):

@@ -75,7 +75,7 @@ def assert_same_run(one, two):
     ]
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -93,6 +93,7 @@ def test_neither_cache_nor_workers_change_a_run(tmp_path, run, arguments):
     assert len(list((tmp_path / "kept").glob("*.scene"))) == SCENES
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("resident", [True, False])
 def test_the_device_path_trains_and_resumes_bit_for_bit(tmp_path, start, run, arguments, resident):
     size = "1.0" if resident else "0.0001"
@@ -104,7 +105,7 @@ def test_the_device_path_trains_and_resumes_bit_for_bit(tmp_path, start, run, ar
     file = tmp_path / "broken" / "camvid" / STEM / "log.txt"
     wait_for(lambda: file.exists() and "epochs of" in file.read_text(), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "Traceback" not in err, out + err
     assert len(metrics(tmp_path / "broken")) < 2 if file.with_name("metrics.jsonl").exists() else 1
     run("tools/train.py", *arguments("broken", *device, "TRAIN.RESUME", "True"))
@@ -198,13 +199,12 @@ def damaged(root):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image_ends_the_epoch_with_its_name(tmp_path, run, arguments, damaged, workers):
-    began = time.monotonic()
     done = run("tools/train.py", *arguments("stop", "WORKERS", workers), status=2)
     assert re.fullmatch(rf"error: {damaged} is a truncated PNG .*\n", done.stderr)
     assert "epochs of" in log(tmp_path / "stop")  # training had begun
-    assert time.monotonic() - began < 60
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("where", ["cpu", "device"])
 def test_or_it_is_skipped_and_counted(tmp_path, start, run, arguments, damaged, where):
     skip = ["DATASET.ON_ERROR", "skip", "TRAIN.AUGMENT_ON", where]
@@ -223,7 +223,7 @@ def test_or_it_is_skipped_and_counted(tmp_path, start, run, arguments, damaged, 
     file = tmp_path / "broken" / "camvid" / STEM / "log.txt"
     wait_for(lambda: file.exists() and "epochs of" in file.read_text(), process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 143
     run("tools/train.py", *arguments("broken", *skip, "TRAIN.RESUME", "True"))
     assert_same_run(tmp_path / "skip", tmp_path / "broken")
@@ -238,6 +238,7 @@ def test_an_image_to_score_is_never_skipped(run, arguments, root):
     assert done.stderr.startswith("error: labels/1.png is a truncated PNG")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "more",
     [["DATASET.CACHE", "ram"], ["TRAIN.AUGMENT_ON", "device", "DATASET.CACHE_GB", "0.0001"]],
@@ -252,9 +253,9 @@ def test_ctrl_c_leaves_no_process_and_no_memory_behind(tmp_path, start, argument
     workers = children(process.pid)
     assert len(workers) >= min(2, len(os.sched_getaffinity(0)))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "Traceback" not in err, out + err
-    end = time.monotonic() + 10
+    end = time.monotonic() + 300
     while alive := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:
         assert time.monotonic() < end, f"workers {alive} still run"
         time.sleep(0.1)

@@ -41,6 +41,7 @@ def test_the_record_is_about_the_golden_files():
     assert set(record["fixtures"]) == {read_fixture(path).name for path in GOLDEN_FILES}
 
 
+@pytest.mark.slow
 def test_full_fixtures(shared, run, tmp_path):
     out = tmp_path / "rows.json"
     result = run("tools/verify_parity.py", shared / "parity", "--json", out, timeout=600)

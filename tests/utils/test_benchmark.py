@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 
 import numpy as np
 import pytest
@@ -49,29 +48,42 @@ def test_functions_take_turns():
     assert "".join(measured) == "aabbcc" + "bbccaa" + "ccaabb"
 
 
-def test_times_are_real_and_long_enough():
+@pytest.fixture
+def wait(monkeypatch):
+    """A clock that only goes on when somebody waits: what is measured is exact."""
+    now = [0.0]
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+
+    def wait_for(seconds):
+        now[0] += seconds
+
+    return wait_for
+
+
+def test_times_are_those_of_the_clock_and_long_enough(wait):
     result = alternate(
-        {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.02)},
+        {"short": lambda: wait(0.002), "long": lambda: wait(0.02)},
         2,
         warmup_seconds=0.0,
         min_seconds=0.1,
         min_iterations=2,
     )
-    assert result["short"]["median_ms"] >= 2 and result["long"]["median_ms"] >= 20
-    assert result["long"]["iterations"] >= 4
-    assert time_ratio(result["short"], result["long"])["median"] < 0.9
+    for name, milliseconds, iterations in (("short", 2, 50), ("long", 20, 6)):
+        assert result[name]["median_ms"] == pytest.approx(milliseconds)
+        assert result[name]["iterations"] == iterations  # 0.1 s, in whole rounds
+    assert time_ratio(result["short"], result["long"])["median"] == pytest.approx(0.1)
     json.dumps(result, allow_nan=False)
 
 
-def test_first_call_is_left_out():
+def test_first_call_is_left_out(wait):
     calls = []
 
     def slow_at_first():
-        time.sleep(0.0 if calls else 0.2)
+        wait(0.001 if calls else 200)
         calls.append(0)
 
     result = measure(slow_at_first, warmup_seconds=0.0, min_seconds=0.0, min_iterations=3)
-    assert result["p90_ms"] < 100 and result["iterations"] == 3
+    assert result["p90_ms"] == pytest.approx(1) and result["iterations"] == 3
     assert len(calls) == 5  # first, warm-up, measured
 
 

@@ -4,22 +4,26 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from models.weights import read_checkpoint
 from utils.checkpoint import (
+    FORMAT,
     check_belongs,
     keep_earlier_run,
     random_state,
-    read_checkpoint,
     read_resumable,
+    require_room,
     restore_optimizer,
     restore_random_state,
     save_checkpoint,
 )
 from utils.distributed import World
+from utils.records import StorageError
 
 CPU = World(0, 1, torch.device("cpu"))
 CONTENT = {
@@ -28,16 +32,66 @@ CONTENT = {
     "dataset": "camvid",
     "class_names": ["road", "sky"],
     "model": {"w": torch.arange(4.0)},
+    "config": "SEED: 1",
+    "progress": {"epoch": 3, "sums": {"loss": 0.5}},
+    "steps_per_epoch": 5,
+    "batch": 2,
     "optimizer": {},
+    "scaler": {},
+    "random": [],
 }
+
+
+def resume(path, architecture="pidnet_s", names=("road", "sky")):
+    return read_resumable(path, read_checkpoint, architecture, names)
+
+
+def equal(a, b) -> bool:
+    """Whether two values are the same, tensors within them too."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return type(a) is type(b) and a == b
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, CONTENT)
-    assert torch.equal(read_checkpoint(path)["model"]["w"], torch.arange(4.0))
-    assert read_resumable(path, "pidnet_s", ["road", "sky"])["dataset"] == "camvid"
+    content = resume(path)
+    assert content.pop("format") == FORMAT and equal(content, CONTENT)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_earlier_one_and_nothing_else(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, CONTENT)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"last.pt cannot .*needs 0.4 MB, .* is unchanged"):
+            save_checkpoint(path, CONTENT | {"model": {"w": torch.zeros(100_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
+def test_the_room_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, make):
+    model = torch.nn.Sequential(torch.nn.Conv2d(8, 512, 5), torch.nn.BatchNorm2d(512))
+    optimizer = make(model.parameters(), lr=0.1)
+    model(torch.randn(1, 8, 9, 9)).sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path / "last.pt", {"m": model.state_dict(), "o": optimizer.state_dict()})
+    save_checkpoint(tmp_path / "best.pt", {"m": model.state_dict()})
+    last, best = ((tmp_path / name).stat().st_size for name in ("last.pt", "best.pt"))
+    asked = []
+    monkeypatch.setattr("utils.checkpoint.require_space", lambda _, size, *__: asked.append(size))
+    require_room(tmp_path, model, optimizer)
+    assert 0.9 * (2 * last + best) < asked[0] < 2 * last + best  # headers of the files are small
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process with SIGKILL")
@@ -70,26 +124,52 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_foreign_and_damaged_files_are_not_ours(tmp_path):
     path = tmp_path / "x.pt"
-    torch.save({"state_dict": {}}, path)
-    assert read_checkpoint(path) is None
+    sentence = r"x\.pt cannot be resumed from.*damaged"
+    for content in ({"state_dict": CONTENT["model"]}, {**CONTENT, "format": "another"}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=sentence):
+            resume(path)
+    for key, value in {"progress": 3, "batch": "2", "class_names": None, "random": ()}.items():
+        save_checkpoint(path, {**CONTENT, key: value})
+        with pytest.raises(ValueError, match=sentence):
+            resume(path)
     save_checkpoint(path, CONTENT)
     for content in (b"", path.read_bytes()[:300], b"\x80\x02}q\x00."):
         path.write_bytes(content)
-        assert read_checkpoint(path) is None
-        with pytest.raises(ValueError, match=r"x\.pt cannot be resumed from.*damaged"):
-            read_resumable(path, "pidnet_s", ["road", "sky"])
+        with pytest.raises(ValueError, match=sentence):
+            resume(path)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_memory_of_a_run_comes_back_to_the_bit(tmp_path, name):
+    weight = torch.nn.Parameter(torch.randn(3, 2).t())
+    make = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    optimizer = make([weight], lr=0.1, **({"momentum": 0.9} if name == "sgd" else {}))
+    weight.grad = torch.randn(2, 3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert state["state"][0]
+    content = {
+        **CONTENT, "optimizer": state, "random": random_state(CPU),
+        "scaler": {"scale": 65536.0, "_growth_tracker": 7}, "progress": {"best": (float("-inf"),)},
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "last.pt", content)
+    found = resume(tmp_path / "last.pt")
+    assert equal({key: found[key] for key in content}, content)
+    optimizer.load_state_dict(found["optimizer"])
+    assert restore_random_state(found["random"], CPU)
 
 
 def test_what_does_not_belong_to_the_run_is_refused(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, CONTENT)
     with pytest.raises(ValueError, match="is a run of pidnet_s, not of pidnet_m"):
-        read_resumable(path, "pidnet_m", ["road", "sky"])
+        resume(path, "pidnet_m")
     with pytest.raises(ValueError, match=r"camvid \(2 classes\), not on the 3 classes"):
-        read_resumable(path, "pidnet_s", ["a", "b", "c"])
+        resume(path, names=["a", "b", "c"])
     save_checkpoint(path, {k: v for k, v in CONTENT.items() if k != "optimizer"})
     with pytest.raises(ValueError, match=r"weights only.*last\.pt"):
-        read_resumable(path, "pidnet_s", ["road", "sky"])
+        resume(path)
 
 
 def test_dataset_classes_and_options_must_be_the_same():

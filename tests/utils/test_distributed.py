@@ -14,7 +14,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from models import build_model
-from utils.distributed import World, check_gpus, init_world, sum_over_processes, synchronise_norms
+from utils.distributed import (
+    World,
+    check_gpus,
+    choose_device,
+    init_world,
+    launch,
+    set_tf32,
+    sum_over_processes,
+    synchronise_norms,
+)
 from utils.engine import TrainForm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,8 +89,10 @@ if mode == "wait":
     signal.signal(signal.SIGINT, stop)
 open(f"{folder}/up{rank}of{os.environ['WORLD_SIZE']}", "w").close()
 if mode == "fail" and rank == 1:
+    while not os.path.exists(f"{folder}/up0of2"):  # or it may be ended before it begins
+        time.sleep(0.05)
     sys.exit(2)
-time.sleep(60 if mode != "end" else 0)
+time.sleep(600 if mode != "end" else 0)
 """
 LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); import utils.distributed as d; "
 LAUNCH += "d.GRACE_SECONDS = 0.2; sys.argv.pop(0); sys.exit(d.launch(2))"
@@ -96,18 +107,18 @@ def launcher(tmp_path, mode):
 
 @pytest.mark.parametrize(("mode", "status"), [("end", 0), ("fail", 2)])
 def test_launched_processes_end_together(tmp_path, mode, status):
-    assert launcher(tmp_path, mode).wait(timeout=30) == status
+    assert launcher(tmp_path, mode).wait(timeout=600) == status
     assert {p.name for p in tmp_path.glob("up*")} == {"up0of2", "up1of2"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_every_launched_process(tmp_path, number):
     process = launcher(tmp_path, "wait")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while len(list(tmp_path.glob("up*"))) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(number)
-    assert process.wait(timeout=30) == 128 + number
+    assert process.wait(timeout=600) == 128 + number
     assert {p.name for p in tmp_path.glob("stopped*")} == {"stopped0", "stopped1"}
 
 
@@ -124,6 +135,76 @@ def test_gpus_that_are_not_there_are_named():
     for gpus in ((7 + count,), (0, 7 + count)):
         with pytest.raises(ValueError, match=f"GPUS .*no CUDA device {7 + count if count else ''}"):
             check_gpus(gpus)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "processes", "expected"),
+    [
+        (True, False, 1, "cuda:1"),
+        (True, True, 1, "cuda:1"),
+        (True, False, 2, "cuda:1"),
+        (False, True, 1, "mps"),
+        (False, True, 2, "cpu"),  # a Mac has one GPU
+        (False, False, 1, "cpu"),
+    ],
+)
+def test_the_device_is_cuda_then_mps_then_the_cpu(cuda, mps, processes, expected):
+    device = choose_device(1, cuda=cuda, mps=mps, processes=processes)
+    assert device == torch.device(expected)
+
+
+def test_a_macs_gpu_is_taken_unless_gpus_are_hidden(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for gpus in ((), (0,)):  # GPUS 0 of published commands is whatever there is
+        check_gpus(gpus)
+        assert init_world(gpus).device == torch.device("mps")
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert init_world(()).device == torch.device("cpu")
+
+
+def test_tf32_is_one_setting_for_convolutions_and_products():
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.allow_tf32, cudnn.allow_tf32
+    try:
+        for allowed in (True, False):
+            set_tf32(allowed)
+            assert (cuda.allow_tf32, cudnn.allow_tf32) == (allowed, allowed)
+    finally:
+        cuda.allow_tf32, cudnn.allow_tf32 = before
+
+
+def test_windows_does_not_send_what_its_console_has_sent(monkeypatch):
+    """Windows cannot send SIGINT to a process; its console reaches all of them by itself."""
+    sent, handlers = [], {}
+
+    class Child:
+        returncode = 0
+
+        def __init__(self, *_arguments, **_more):
+            self.polls = 0
+
+        def poll(self):
+            self.polls += 1
+            if self.polls == 2:
+                handlers[signal.SIGINT](signal.SIGINT, None)
+                handlers[signal.SIGTERM](signal.SIGTERM, None)
+            return None if self.polls < 3 else 0
+
+        def send_signal(self, number):
+            sent.append(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    monkeypatch.setattr(
+        signal, "signal", lambda number, handler: handlers.setdefault(number, handler)
+    )
+    monkeypatch.setattr("utils.distributed.WINDOWS", True)
+    assert launch(1) == 0
+    assert sent == [signal.SIGTERM]
 
 
 def test_a_single_process_needs_no_group(monkeypatch):

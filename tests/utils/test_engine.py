@@ -220,5 +220,9 @@ def test_logits_are_scored_at_the_size_before_scaling():
 def test_precisions():
     assert Precision.choose("bf16", CPU).name == "bf16"
     assert Precision.choose("auto", CPU).name in ("bf16", "fp32")
-    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+    with pytest.raises(ValueError, match="fp16 needs a CUDA device; on the CPU: auto, fp32"):
         Precision.choose("fp16", CPU)
+    mps = torch.device("mps")
+    assert Precision.choose("auto", mps).name == "fp32"
+    with pytest.raises(ValueError, match="fp16 needs a CUDA device; on mps: auto, fp32"):
+        Precision.choose("fp16", mps)

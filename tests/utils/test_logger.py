@@ -2,7 +2,13 @@
 
 import json
 
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
 from utils.logger import RunLog, read_metrics
+from utils.records import StorageError
+
+resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
 
 
 def test_metrics_round_trip_and_a_cut_line_is_left_out(tmp_path):
@@ -38,3 +44,41 @@ def test_other_processes_write_nothing(tmp_path):
     log.forget_after(0)
     log.close()
     assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    log = RunLog(tmp_path)
+    log.scalars({"train/loss": 0.5, "train/lr": 1e-3}, 7)
+    log.close()
+    (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    data, events = file.read_bytes(), []
+    while data:  # length, its checksum, event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    assert events[0].file_version == "brain.Event:2"
+    values = {e.summary.value[0].tag: e.summary.value[0].simple_value for e in events[1:]}
+    assert values == {"train/loss": 0.5, "train/lr": pytest.approx(1e-3)}
+    assert {e.step for e in events[1:]} == {7}
+
+
+@pytest.mark.parametrize("what", ["info", "scalars", "metrics"])
+def test_a_full_disk_ends_the_run_with_one_sentence(tmp_path, monkeypatch, what):
+    monkeypatch.setattr("utils.logger.tqdm.write", str)  # pytest keeps what is printed in a file
+    log = RunLog(tmp_path)
+    calls = {
+        "info": lambda: log.info("x" * 1000),
+        "scalars": lambda: log.scalars({"a" * 1000: 1.0}, 1),
+        "metrics": lambda: log.metrics({"epoch": 1, "text": "x" * 1000}),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    words = "cannot be written: File too large; .* are free there; checkpoints are whole; TRAIN.RES"
+    try:
+        with pytest.raises(StorageError, match=words):
+            for _ in range(100):  # and never waits for room
+                calls[what]()
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert all(p.stat().st_size <= 4096 for p in tmp_path.rglob("*") if p.is_file())

@@ -82,6 +82,29 @@ def test_counts_beyond_float32():
     assert metric.matrix[1, 1].item() == 2**40 + 1
 
 
+class OnMps(torch.Tensor):
+    """A tensor that says it is on a Mac's GPU, where 64-bit integers cannot be counted."""
+
+    @property
+    def device(self):
+        return torch.device("mps")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_on_a_macs_gpu_the_cpu_counts(monkeypatch):
+    label = torch.tensor([[[0, 1, 255, 1]]], dtype=torch.uint8)
+    guess = torch.tensor([[[0, 0, 0, 1]]])
+    metric, expected = ConfusionMatrix(2, device="mps"), ConfusionMatrix(2)
+    counted, plain = [], torch.bincount
+    monkeypatch.setattr(torch, "bincount", lambda x, **m: counted.append(type(x)) or plain(x, **m))
+    metric.update(guess.as_subclass(OnMps), label.as_subclass(OnMps))
+    expected.update(guess, label)
+    assert counted == [torch.Tensor] * 2
+    assert metric.matrix.device.type == "cpu" and torch.equal(metric.matrix, expected.matrix)
+
+
 def test_nothing_counted():
     metric = ConfusionMatrix(2, ("road", "sky"))
     label = torch.full((1, 4, 4), 255, dtype=torch.uint8)

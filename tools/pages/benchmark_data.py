@@ -36,11 +36,13 @@ from pages.published_loading import PublishedLoading
 import datasets.segmentation
 import datasets.transforms
 from configs import get_config
+from configs.arguments import parse_arguments
 from datasets import (
     DatasetMeta,
     DeviceLoader,
     Draw,
     EpochBatchSampler,
+    SceneDataset,
     SegmentationDataset,
     TrainTransform,
     make_cache,
@@ -104,7 +106,7 @@ def main() -> int:
         "dataset": dataset.meta.name,
         "about": args.about,
         "command": shlex.join(["python", "tools/pages/benchmark_data.py", *sys.argv[1:]]),
-        "config": args.cfg,
+        "config": shlex.join(args.cfg),
         "image_size": list(size),
         "crop_size": list(rule.crop_size),
         "images": count,
@@ -137,13 +139,13 @@ def sample_makers(
 ) -> dict[str, Callable[[int, int], object]]:
     """(index, seed) -> sample, for each of WAYS."""
 
-    def ours(cache, index: int, seed: int) -> object:
-        dataset.cache = cache
-        return dataset[Draw(index, seed)]
+    def ours(source: SceneDataset, index: int, seed: int) -> object:
+        return source[Draw(index, seed)]
 
     makers = {PUBLISHED: PublishedLoading(dataset).sample}
     for kind in WAYS[1:]:
-        makers[kind] = functools.partial(ours, make_cache(kind, len(dataset), 16.0, folder))
+        cached = dataset.with_cache(make_cache(kind, len(dataset), 16.0, folder))
+        makers[kind] = functools.partial(ours, cached)
     return makers
 
 
@@ -201,7 +203,6 @@ def _timed(owner: Any, name: str, step: str, spent: Counter) -> Iterator[None]:
 def device_speed(dataset: SegmentationDataset, batch: int, rounds: int) -> dict[str, Any]:
     """Images per second of TRAIN.AUGMENT_ON device, all scenes resident (wall time)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset.cache = None
     sampler = EpochBatchSampler(len(dataset), min(batch, len(dataset)), seed=0)
     loader = DeviceLoader(dataset, sampler, device, limit=16.0)
     if loader.resident is None:
@@ -228,15 +229,13 @@ def device_speed(dataset: SegmentationDataset, batch: int, rounds: int) -> dict[
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure how fast training samples are made.")
-    parser.add_argument("--cfg", metavar="YAML", help="configuration to measure")
     parser.add_argument("--images", type=int, default=64, help="per round (default 64)")
     parser.add_argument("--rounds", type=int, default=7, help="(default 7)")
     parser.add_argument("--about", default="", help="a sentence about the images, for the page")
     parser.add_argument("--record", metavar="JSON", help="write the measurement there")
     parser.add_argument("--page", metavar="MD", help="write the page of all records and end")
     parser.add_argument("--check", action="store_true", help="with --page: only compare")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides")
-    args = parser.parse_intermixed_args()
+    args = parse_arguments(parser, required=False, about="configuration to measure")
     if args.images < 1 or args.rounds < 1:
         raise ValueError(f"--images {args.images} --rounds {args.rounds}: accepted: 1 and above")
     return args

@@ -13,8 +13,10 @@ from models.layers.conv import ResidualDepthwise
 from models.lrformer import Block, LayerNorm2d, LowResolutionAttention, LRHead
 from models.rtformer import CrossAttention, GroupedAttention, RTFormerBlock
 from models.weights.convert import DIALECTS
-from models.weights.lrformer import ATTENTION, BLOCK
-from models.weights.rules import Dialect, Rule
+from models.weights.lrformer import ATTENTION, BLOCK, REFINE, head_rules
+from models.weights.rtformer import BLOCK as RTFORMER_BLOCK
+from models.weights.rtformer import COUNTERS, GROUPED_ATTENTION
+from models.weights.rules import PADDLE_LEAVES, Dialect, Rule
 from utils.parity import Fixture, parse_constructor
 
 
@@ -73,18 +75,27 @@ class LowResolutionBlocks(nn.Module):
         )
 
 
+# Blocks alone, as their fixtures name the tensors.
+DIALECTS[LRHead] = (Dialect("LRFormer", head_rules("")),)
 DIALECTS[LowResolutionBlocks] = (
     Dialect(
         "LRFormer",
         (
             Rule("attn", "attention", ATTENTION),
             Rule("head_attn", "head_attention", ATTENTION),
-            Rule("d_convs", "refine", {str(level): f"{level}.conv" for level in range(4)}),
+            Rule("d_convs", "refine", REFINE),
             Rule("block", "block", BLOCK),
             Rule("head_block", "head_block", BLOCK),
         ),
     ),
 )
+for kind, names in (
+    (RTFormerBlock, RTFORMER_BLOCK),
+    (GroupedAttention, GROUPED_ATTENTION),
+    (CrossAttention, {"norm": "norm"}),
+):
+    rules = (Rule("", "", names),)
+    DIALECTS[kind] = (Dialect("PaddleSeg RTFormer", rules, PADDLE_LEAVES, fills=COUNTERS),)
 
 
 def external_attention(

@@ -1,0 +1,205 @@
+"""What the labels of a list hold as a whole: are they read in the right encoding?"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..meta import ColorEncoding, DatasetMeta, IdEncoding, LabelEncoding, format_ranges
+
+A_PART = 0.05  # share of pixels of value 0 that may be a forgotten background
+MOSTLY_IGNORED = 0.5  # share of ignored pixels from which on it is said
+# Another encoding is the right one where so many of all pixels more are classes in it, and not of
+# the value 0 alone, which may be nothing or the first class.
+CLEARLY = 0.2
+MANY_LABELS = 4  # that lack the ignored value, but nearly all have the other encoding's
+NEARLY_ALL = 0.9
+MANY_COLORS = 32  # beside the palette, of one label; CamVid has 21
+BLENDS = 3  # colours that lie between two of the palette, found on outlines alone
+TOLERANCE = 4  # of a blend, per channel: rounding
+
+
+class LabelCounts:
+    """What the labels of a list hold, added up label by label.
+
+    labels: how many were read.
+    pixels, files: per label value, (256,) int64, of encodings by value.
+    classes: pixels per class, the ignored ones last, (num_classes + 1,) int64.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.labels = 0
+        self.pixels = np.zeros(256, np.int64)
+        self.files = np.zeros(256, np.int64)
+        self.classes = np.zeros(num_classes + 1, np.int64)
+
+    def add(self, values: np.ndarray | None, classes: np.ndarray | None) -> None:
+        """Take in the pixels per label value and per class of one label, as far as known."""
+        self.labels += values is not None or classes is not None
+        if values is not None:
+            self.pixels += values
+            self.files += values > 0
+        if classes is not None:
+            self.classes += classes
+
+
+def class_counts(label: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
+    """Pixels per class of (H, W) class indices, the ignored ones last: (num_classes + 1,) int64."""
+    counts = np.bincount(label.ravel(), minlength=256)
+    return np.append(counts[:num_classes], counts[ignore_label])
+
+
+def judge(
+    meta: DatasetMeta, encoding: str, named: bool, counts: LabelCounts, names: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Problems and remarks about the encoding that the labels are read in, as sentences.
+
+    Args:
+        encoding: the one in use.
+        named: whether the user set it (DATASET.LABELS).
+        counts: of the labels that were read.
+        names: their files.
+    """
+    problems: list[str] = []
+    remarks: list[str] = []
+    scheme = meta.encoding(encoding)
+    if isinstance(scheme, IdEncoding) and counts.pixels.any():
+        problems, remarks = _compare(meta, encoding, named, counts, names)
+    pixels = max(int(counts.classes.sum()), 1)
+    ignored = counts.classes[-1] / pixels
+    if ignored == 1 and not problems:
+        hint = f"DATASET.LABELS accepts {', '.join(meta.encodings)}"
+        problems.append(
+            f"none of {counts.labels} labels has a pixel of a class of {meta.name} when read as "
+            f"{encoding}; {f'{meta.origin} says how labels are encoded' if meta.origin else hint}"
+        )
+    elif ignored > MOSTLY_IGNORED and not problems:
+        remarks.append(
+            f"{ignored:.0%} of the label pixels are ignored when read as {encoding}; only the "
+            "others train and count"
+        )
+    zeros = counts.pixels[0] / pixels
+    if meta.origin and isinstance(scheme, IdEncoding) and zeros > A_PART and 0 not in scheme.ids:
+        remarks.append(
+            f"label value 0, {zeros:.0%} of the label pixels, is ignored; if it is background, "
+            f"give it a class in {meta.origin}, in class_names and as 0 in encoding"
+        )
+    return problems, remarks
+
+
+def _compare(
+    meta: DatasetMeta, encoding: str, named: bool, counts: LabelCounts, names: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    scheme, total = meta.encoding(encoding), int(counts.pixels.sum())
+    values = np.flatnonzero(counts.pixels).astype(np.uint8)
+    now, unknown = _classes(scheme, counts), scheme.unknown_values(values)
+    spoken = None if named else _spoken_by(names, meta, encoding)
+    keep = f"DATASET.LABELS {encoding} keeps it as it is"
+    others = {
+        name: other
+        for name, other in meta.encodings.items()
+        if isinstance(other, IdEncoding)
+        and other is not scheme
+        and not other.unknown_values(values)
+    }
+    for name, other in others.items():
+        then = _classes(other, counts)
+        gained = [v for v in values.tolist() if v in other.ids and v not in scheme.ids]
+        if then > now and (any(gained) or spoken == name or unknown):
+            sentence = (
+                f"{counts.labels} labels hold the values {format_ranges(values.tolist())}: read as "
+                f"{encoding} {now / total:.0%} of their pixels are classes, read as {name} "
+                f"{then / total:.0%}"
+            )
+            if named:
+                return [], [f"{sentence}; is {encoding} meant, as DATASET.LABELS says?"]
+            if then - now >= CLEARLY * total or spoken == name or unknown:
+                return [f"{sentence}; set DATASET.LABELS {name} ({keep})"], []
+            return [], [f"{sentence}; if they are such, set DATASET.LABELS {name} ({keep})"]
+    lacking = [n for n, other in others.items() if _lacks_its_ignored(scheme, other, counts)]
+    if named or not lacking:
+        return [], []
+    sentence = (
+        f"none of {counts.labels} labels has the value {format_ranges(scheme.ignored)} that "
+        f"{encoding} ignores, nearly all have {format_ranges(others[lacking[0]].ignored)}, which "
+        f"{' and '.join(lacking)} ignore{'s' * (len(lacking) == 1)}: if that means nothing, every "
+        f"class is one off; then set DATASET.LABELS {' or '.join(lacking)} ({keep})"
+    )
+    return ([sentence], []) if counts.labels >= MANY_LABELS else ([], [sentence])
+
+
+def _lacks_its_ignored(scheme: IdEncoding, other: IdEncoding, counts: LabelCounts) -> bool:
+    """Whether only the other encoding's ignored values occur, and in nearly every label."""
+    if not scheme.ignored or not other.ignored or _classes(scheme, counts) < counts.pixels.sum():
+        return False
+    nearly_all = max(counts.files[list(other.ignored)]) >= NEARLY_ALL * counts.labels
+    return nearly_all and _classes(other, counts) > (1 - MOSTLY_IGNORED) * counts.pixels.sum()
+
+
+def _classes(scheme: IdEncoding, counts: LabelCounts) -> int:
+    """Pixels whose label value is a class."""
+    return int(counts.pixels[list(scheme.ids)].sum())
+
+
+def _spoken_by(names: Sequence[str], meta: DatasetMeta, encoding: str) -> str | None:
+    """The encoding that all file names end in, if it is another one: x_trainIds.png, x_train_id."""
+    keys = {name: _key(name).removeprefix("label") for name in meta.encodings}
+    spoken = None
+    for file in names:
+        stem = _key(Path(file).stem)
+        fits = [name for name, key in keys.items() if len(key) > 3 and stem.endswith(key)]
+        best = max(fits, key=lambda name: len(keys[name]), default=None)
+        if best is None or spoken not in (None, best):
+            return None
+        spoken = best
+    if spoken is None or keys[encoding].startswith(keys[spoken]):
+        return None  # *_labelTrainIds.png are trainIds and trainIdsFrom1 alike
+    return spoken
+
+
+def _key(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower()).removesuffix("s")
+
+
+def smooth_colors(label: np.ndarray, ignored: np.ndarray, encoding: LabelEncoding) -> str | None:
+    """What is wrong with a colour label that was smoothed, as the end of a sentence; else None.
+
+    Drawn with anti-aliasing, resized with interpolation, or once a JPEG, a label has colours that
+    its palette lacks: many, or few that lie between two of its colours and stand on outlines only.
+
+    Args:
+        label: (H, W, 3) uint8 RGB.
+        ignored: (H, W) bool, where it has a colour that the encoding lacks.
+    """
+    if not isinstance(encoding, ColorEncoding) or not ignored.any():
+        return None
+    packed = cv2.cvtColor(label, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0] & 0xFFFFFF
+    colors = np.unique(packed[ignored])
+    if len(colors) <= MANY_COLORS:
+        square = np.ones((3, 3), np.uint8)
+        flat = (cv2.erode(label, square) == cv2.dilate(label, square)).all(2)
+        thin = np.setdiff1d(colors, packed[ignored & flat])
+        palette = np.array(list(encoding.colors), np.float32)
+        if np.count_nonzero(_lie_between(thin, palette)) < BLENDS:
+            return None
+    return (
+        f"has {len(colors)} colours beside those of the classes, on {ignored.mean():.1%} of its "
+        "pixels, as anti-aliasing, interpolation or JPEG leave them; draw and resize labels "
+        "without smoothing"
+    )
+
+
+def _lie_between(packed: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Whether each colour is a blend of two colours of the palette."""
+    colors = np.stack([packed & 255, packed >> 8 & 255, packed >> 16], -1).astype(np.float32)
+    found = np.zeros(len(colors), bool)
+    for first in range(len(palette)):
+        ends = palette[first + 1 :] - palette[first]  # P, 3
+        offsets = colors - palette[first]  # K, 3
+        length = np.maximum((ends**2).sum(1), 1)
+        share = np.clip(offsets @ ends.T / length, 0, 1)  # K, P
+        apart = np.abs(offsets[:, None] - share[..., None] * ends).max(2)
+        found |= (apart <= TOLERANCE).any(1)
+    return found

@@ -1,0 +1,91 @@
+"""What is lost or turned when a photograph is read, though nothing is wrong with the file."""
+
+import cv2
+import numpy as np
+
+from ..files import Header
+
+TURNS = {
+    2: "mirrored",
+    3: "turned by 180 degrees",
+    4: "upside down",
+    5: "mirrored and turned by 90 degrees",
+    6: "turned by 90 degrees to the right",
+    7: "mirrored and turned by 90 degrees",
+    8: "turned by 90 degrees to the left",
+}
+FEW_LEVELS = 128  # of 256
+PLAIN = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # kinds whose header says all about bands and bits
+
+
+def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -> list[str]:
+    """What a photograph carries that reading it turns or drops, as ends of sentences.
+
+    Args:
+        data: the whole file.
+        image: what `read_image` makes of it.
+    """
+    found = []
+    if header and header.orientation != 1:
+        found.append(_orientation(data, header))
+    jpeg = header is not None and header.kind in ("JPEG", "MPO")  # four bands are for printing
+    plain = header and header.kind in PLAIN and header.bits <= 8 and header.bands in (1, 3)
+    if jpeg or plain:
+        return found
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None:
+        return found
+    channels = 1 if stored.ndim == 2 else stored.shape[2]
+    bands = header.bands if header else channels
+    bits = 8 * stored.dtype.itemsize
+    facts = f"has {bands} band{'s' if bands > 1 else ''} of {bits} bits"
+    levels = int(image.max()) + 1
+    if stored.dtype == np.uint16 and levels <= FEW_LEVELS:
+        used = int(stored[..., :3].max() if channels > 1 else stored.max()).bit_length()
+        found.append(
+            f"{facts}, of which {used} are used; the upper 8 are read, which keeps {levels} grey "
+            "levels: scale it to 0..255 and save it as 8 bits"
+        )
+    if bands in (2, 4) and not _is_opaque(stored, channels):
+        last = "second" if bands == 2 else "fourth"
+        found.append(
+            f"{facts}; the {last} one (alpha or infrared) is dropped: networks here see three"
+        )
+    return found
+
+
+def label_oddities(header: Header | None) -> list[str]:
+    """What a label file carries that is not applied, as ends of sentences."""
+    if header is None or header.orientation == 1:
+        return []
+    return [
+        f"carries EXIF orientation {header.orientation}, which viewers apply; labels are read as "
+        "stored: store it upright, without this tag"
+    ]
+
+
+def _orientation(data: bytes, header: Header) -> str:
+    if _is_turned(data, header):
+        return (
+            f"carries EXIF orientation {header.orientation} and is read upright, "
+            f"{TURNS[header.orientation]}; labels are read as stored and must fit the upright "
+            "picture: store both upright"
+        )
+    return (
+        f"carries orientation {header.orientation}, which viewers apply, but {header.kind} files "
+        "are read as stored: store it upright, and its label too"
+    )
+
+
+def _is_turned(data: bytes, header: Header) -> bool:
+    """Whether OpenCV applies the orientation, which depends on kind and version."""
+    if header.kind == "TIFF":
+        return True  # always, whatever the flags
+    content = np.frombuffer(data, np.uint8)
+    upright = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+    stored = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return not np.array_equal(upright, stored)
+
+
+def _is_opaque(stored: np.ndarray, channels: int) -> bool:
+    return channels == 4 and bool((stored[..., 3] == np.iinfo(stored.dtype).max).all())

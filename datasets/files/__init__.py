@@ -1,0 +1,20 @@
+"""List files and pixels from disk; whatever is wrong with them is said with the file's name."""
+
+from .headers import Header, orientation_of, read_header
+from .lists import REPOSITORY_DATA, Entry, find_list, read_list, scan_list
+from .paths import file_problem
+from .pixels import read_image, read_label
+
+__all__ = [
+    "REPOSITORY_DATA",
+    "Entry",
+    "Header",
+    "file_problem",
+    "find_list",
+    "orientation_of",
+    "read_header",
+    "read_image",
+    "read_label",
+    "read_list",
+    "scan_list",
+]

@@ -1,0 +1,142 @@
+"""List files: which image belongs to which label."""
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+from ..meta import DataError
+
+REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+class Entry(NamedTuple):
+    """One line of a list file; paths are as written there, relative to the dataset's folder."""
+
+    image: str
+    label: str | None
+    line: int
+
+
+def find_list(root: str | Path, list_file: str | Path) -> Path:
+    """The list file under `root` (DATASET.ROOT), else under the repository's own `data/`.
+
+    Raises FileNotFoundError that names both places.
+    """
+    places = [Path(root) / list_file, REPOSITORY_DATA / list_file]
+    for place in places:
+        if place.is_file():
+            return place
+    if places[0].resolve() == places[1].resolve():
+        raise FileNotFoundError(f"list file {places[0]} does not exist")
+    raise FileNotFoundError(f"list file {list_file} found neither as {places[0]} nor {places[1]}")
+
+
+def read_list(
+    path: str | Path, *, repeats: bool = False, folder: str | Path | None = None
+) -> list[Entry]:
+    """Read lines `image<TAB or spaces>label` or only `image`.
+
+    Empty lines and lines that start with # are skipped. With a TAB in the line, or at its end,
+    names may contain spaces. All lines have a label or none has.
+
+    Args:
+        repeats: lines may stand there several times.
+        folder: the dataset's; a file of it may have a backslash in its name. Every other
+            backslash separates folders, as / does.
+
+    Raises:
+        DataError: not UTF-8, no entry, too many columns, an image listed twice, a path that
+            leaves the dataset's folder, labels only here and there.
+    """
+    entries, problems = scan_list(path, repeats=repeats, folder=folder)
+    if problems:
+        more = f" (and {len(problems) - 1} more of its lines are bad)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
+    return entries
+
+
+def scan_list(
+    path: str | Path, *, repeats: bool = False, folder: str | Path | None = None
+) -> tuple[list[Entry], list[str]]:
+    """The good lines of a list file, as `read_list` takes them, and a sentence per bad one.
+
+    Raises DataError where the file is not text in UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8 ({error.reason})") from None
+    entries: list[Entry] = []
+    problems: list[str] = []
+    seen: dict[str, Entry] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            entry = _parse_line(line, f"{path}:{number}", number, folder)
+            _check_entry(entry, f"{path}:{number}", seen, entries[0] if entries else entry, repeats)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            seen.setdefault(entry.image, entry)
+            entries.append(entry)
+    if not entries and not problems:
+        problems.append(f"{path} names no image; lines are image<TAB>label")
+    return entries, problems
+
+
+def _check_entry(
+    entry: Entry, where: str, seen: dict[str, Entry], first: Entry, repeats: bool
+) -> None:
+    earlier = seen.get(entry.image)
+    if earlier is not None and earlier.label != entry.label:
+        raise DataError(
+            f"{where}: {entry.image} stands already in line {earlier.line}, with another label"
+        )
+    if earlier is not None and not repeats:
+        raise DataError(
+            f"{where}: {entry.image} stands already in line {earlier.line}; a training list may "
+            "repeat lines with DATASET.REPEATED_LINES True"
+        )
+    if (entry.label is None) != (first.label is None):
+        raise DataError(
+            f"{where}: line {first.line} has {'no label' if entry.label else 'a label'} and this "
+            f"line has {'one' if entry.label else 'none'}; a list has labels everywhere or nowhere"
+            f" (a name with spaces and no label needs a TAB at the line's end)"
+        )
+
+
+def _parse_line(line: str, where: str, number: int, folder: str | Path | None) -> Entry:
+    # A TAB at the end says that the spaces before it belong to the name; one at the beginning is
+    # an indentation.
+    line = line.lstrip()
+    fields = [field.strip() for field in line.split("\t" if "\t" in line else None)]
+    fields = [field for field in fields if field]
+    if len(fields) > 2:
+        raise DataError(
+            f"{where}: {len(fields)} columns; a line is image<TAB>label (names with spaces need "
+            "the TAB, at the line's end where there is no label)"
+        )
+    for field in fields:
+        if "\0" in field:
+            raise DataError(f"{where}: a name with a zero byte; lists are UTF-8 text")
+    names = [_with_slashes(field, folder) for field in fields]
+    for name in names:
+        absolute = any(kind(name).is_absolute() for kind in (PurePosixPath, PureWindowsPath))
+        absolute = absolute or bool(Path(name).drive)
+        if absolute or ".." in PurePosixPath(name).parts:
+            how = " (it is an absolute path)" if absolute else ""
+            raise DataError(
+                f"{where}: {name} leaves the dataset's folder{how}; paths are relative to it"
+            )
+    return Entry(names[0], names[1] if len(names) == 2 else None, number)
+
+
+def _with_slashes(name: str, folder: str | Path | None) -> str:
+    """`name` with / between folders, unless `folder` has a file of exactly this name."""
+    if "\\" not in name:
+        return name
+    parts = PurePosixPath(name).parts
+    inside = not name.startswith("/") and ".." not in parts
+    if folder is not None and inside and (Path(folder) / name).is_file():
+        return name
+    return name.replace("\\", "/")

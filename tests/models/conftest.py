@@ -1,0 +1,17 @@
+"""Fixtures of the tests of networks and weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def save(tmp_path):
+    """torch.save into the test's folder; returns the path."""
+
+    def save_as(content: object, name: str = "weights.pt", **how) -> Path:
+        torch.save(content, tmp_path / name, **how)
+        return tmp_path / name
+
+    return save_as
