@@ -108,18 +108,9 @@ def view_options(config: CfgNode) -> dict[str, Any]:
     """Arguments of `predict_logits` that the configuration asks for."""
     test = config.TEST
     views: dict[str, Any] = {"flip": test.FLIP_TEST, "scales": test.SCALES, "pad": test.PAD}
-    if test.STRIDE and not test.SLIDE:
-        raise ValueError(
-            f"TEST.STRIDE {test.STRIDE} is set without windows; set TEST.SLIDE, their size"
-        )
     if test.SLIDE:
         width, height = test.SLIDE
         step_x, step_y = test.STRIDE or (max(1, 2 * width // 3), max(1, 2 * height // 3))
-        if step_x > width or step_y > height:
-            raise ValueError(
-                f"TEST.STRIDE {test.STRIDE} exceeds the windows of TEST.SLIDE {test.SLIDE} and "
-                "would leave pixels out; accepted: at most their size"
-            )
         views |= {"mode": "slide", "crop_size": (height, width), "stride": (step_y, step_x)}
     return views
 

@@ -286,10 +286,10 @@ def test_files_for_the_cityscapes_server_are_called_as_its_images(root):
 
 
 BAD_VIEWS = {
-    "stride alone": (["TEST.STRIDE", "(32,24)"], ["TEST.STRIDE (32, 24)", "TEST.SLIDE"]),
+    "stride alone": (["TEST.STRIDE", "(32,24)"], ["TEST.STRIDE is (32, 24)", "TEST.SLIDE"]),
     "stride too long": (
         ["TEST.SLIDE", "(64,48)", "TEST.STRIDE", "(64,49)"],
-        ["TEST.STRIDE (64, 49)", "TEST.SLIDE (64, 48)"],
+        ["TEST.STRIDE is (64, 49)", "TEST.SLIDE, (64, 48)"],
     ),
     "several sizes in a batch": (
         ["TEST.BATCH_SIZE_PER_GPU", "3"],
