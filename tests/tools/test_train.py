@@ -185,7 +185,7 @@ BAD = {
         ["TRAIN.BATCH_SIZE_PER_GPU 1", "TRAIN.ACCUMULATE does not help"],
     ),
     "auxiliary weights": (["LOSS.AUX_WEIGHTS", "(0.4,0.4)"], ["LOSS.AUX_WEIGHTS", "1 auxiliary"]),
-    "half precision": (["TRAIN.PRECISION", "fp16"], ["TRAIN.PRECISION fp16", "GPU"]),
+    "half precision": (["TRAIN.PRECISION", "fp16"], ["TRAIN.PRECISION fp16", "CUDA"]),
     "optimizer": (["TRAIN.OPTIMIZER", "adam"], ["TRAIN.OPTIMIZER", "adamw"]),
     "scene range": (["DATASET.TRAIN_SET", "ten"], ["DATASET.TRAIN_SET", "'ten'", "first:last"]),
     "cache of scenes": (["DATASET.CACHE", "disk"], ["DATASET.CACHE disk", "synthetic"]),
