@@ -1,6 +1,7 @@
 """Datasets -> batches, in worker processes that end with the program."""
 
 import errno
+import gc
 import math
 import os
 import re
@@ -45,6 +46,7 @@ def start_worker(worker: int) -> None:
     Its generators need no care: torch seeds them, and a sample takes its seed from its Draw.
     """
     cv2.setNumThreads(0)
+    gc.freeze()  # a collection would write to all that the trainer shares, and so copy it
     # Ctrl-C reaches the whole process group. The trainer decides when workers end; they must not
     # die before it has finished its step and saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

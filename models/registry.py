@@ -109,6 +109,11 @@ def _build(name: str, cls: Callable, defaults: Mapping, options: Mapping, *argum
             f"{name} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}"
         )
     try:
-        return cls(*arguments, **{**defaults, **options})
-    except TypeError as error:
-        raise ValueError(f"{name} cannot be built with options {options}: {error}") from error
+        model = cls(*arguments, **{**defaults, **options})
+    except (TypeError, RuntimeError, ArithmeticError) as error:  # torch's, of negative sizes
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be built with options {options}: {reason}") from error
+    empty = next((key for key, p in model.named_parameters() if not p.numel()), None)
+    if empty is not None:
+        raise ValueError(f"{name} with options {options} has nothing in {empty}")
+    return model

@@ -32,7 +32,8 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    atomic_write(path, buffer.getbuffer())
+    with buffer.getbuffer() as data:  # not a copy, and given back whatever happens
+        atomic_write(path, data)
 
 
 def require_room(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

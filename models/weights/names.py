@@ -4,6 +4,8 @@ import pickle
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
+from .rules import one_line
+
 MAX_TEXT = 1000  # characters of a name or a key; longer ones are no names
 
 # Names of the standard library that training scripts leave in checkpoints. Any other one, and any
@@ -40,8 +42,18 @@ _FUNCTIONS = frozenset(
 )
 
 
-class RefusedError(ValueError):
-    """The stream names something that no checkpoint needs. The text is that name."""
+class UnfitError(ValueError):
+    """What is wrong with a file that can be read; the text goes on after the file's name."""
+
+
+class RefusedError(UnfitError):
+    """The stream names something that no checkpoint needs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"is a pickle that calls {one_line(name)}, which is not loaded because reading it "
+            "would run code; save the state dict alone"
+        )
 
 
 class Name:

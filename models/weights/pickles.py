@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
-from .names import MAX_TEXT, Name, RefusedError
+from .names import MAX_TEXT, Name, RefusedError, UnfitError
 
 MAX_OPERATIONS = 2_000_000  # of one pickle; the largest real checkpoints have some 100,000
 MAX_ARGUMENTS = 64  # of a call; also the dimensions of a tensor
@@ -22,10 +22,6 @@ DAMAGE = (
     pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
     EOFError, MemoryError, RecursionError,
 )  # fmt: skip
-
-
-class TooLongError(ValueError):
-    """The stream goes on for longer than that of any checkpoint."""
 
 
 class Inert:
@@ -53,18 +49,19 @@ def read_pickle(
         persistent: function of a persistent id (torch: a storage).
 
     Raises:
-        RefusedError: a name that no checkpoint needs.
-        TooLongError: more than MAX_OPERATIONS.
+        UnfitError: a name that no checkpoint needs, or more than MAX_OPERATIONS.
         One of DAMAGE: the stream is not a whole pickle.
     """
     machine = _Machine(constructors, persistent)
     source = SimpleNamespace(read=stream.read, readline=stream.readline)  # no tell: it is slow
     for count, (operation, argument, _) in enumerate(pickletools.genops(source)):
         if count > MAX_OPERATIONS:
-            raise TooLongError(f"a pickle of more than {MAX_OPERATIONS} operations is not read")
+            raise UnfitError(f"is too long; a pickle of {count} operations is not read")
         if operation.name == "STOP":
             return machine.stack.pop()
-        machine.step(operation.name, argument)
+        if operation.name not in _STEPS:
+            raise pickle.UnpicklingError(f"operation {operation.name} is not known")
+        _STEPS[operation.name](machine, argument)
     raise pickle.UnpicklingError("the stream ends before the pickle does")
 
 
@@ -75,16 +72,6 @@ class _Machine:
         self.constructors, self.persistent = constructors, persistent
         self.stack: list = []
         self.memo: dict[int, Any] = {}
-
-    def step(self, name: str, argument: Any) -> None:
-        if name in _PUSHED:
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _METHODS:
-            _METHODS[name](self, argument)
-        else:
-            raise pickle.UnpicklingError(f"operation {name} is not known")
 
     def _pop_mark(self, _: Any = None) -> list:
         """The values above the last mark, which goes too."""
@@ -290,18 +277,11 @@ def _key(key: Any) -> Any:
     return key if key is None or isinstance(key, (float, Inert)) else Inert("key")
 
 
-_METHODS: dict[str, Callable[[_Machine, Any], None]] = {
-    operation.name: getattr(_Machine, f"_{operation.name.lower()}")
-    for operation in pickletools.opcodes
-    if hasattr(_Machine, f"_{operation.name.lower()}")
-}
-_PUSHED = frozenset(
-    """
+_PUSHED = """
     INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES
     SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT
     BINFLOAT
-    """.split()
-)
+""".split()
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -310,4 +290,16 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_DICT": dict,
     "EMPTY_SET": lambda: Inert("builtins.set"),
+}
+_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    **{name: lambda machine, value: machine.stack.append(value) for name in _PUSHED},
+    **{
+        name: lambda machine, _, make=make: machine.stack.append(make())
+        for name, make in _CONSTANTS.items()
+    },
+    **{
+        operation.name: getattr(_Machine, f"_{operation.name.lower()}")
+        for operation in pickletools.opcodes
+        if hasattr(_Machine, f"_{operation.name.lower()}")
+    },
 }

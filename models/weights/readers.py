@@ -17,13 +17,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from .names import MAX_TEXT, RefusedError
-from .pickles import DAMAGE, Inert, TooLongError, read_pickle
+from .names import MAX_TEXT, UnfitError
+from .pickles import DAMAGE, Inert, read_pickle
 from .rules import one_line
 from .stored import (
     ARRAY_CONSTRUCTORS,
     TENSOR_CONSTRUCTORS,
-    NotNumbersError,
     StoredArray,
     StoredTensor,
     plain,
@@ -74,10 +73,6 @@ class Checkpoint(NamedTuple):
     facts: dict[str, Any]
 
 
-class _FormatError(ValueError):
-    """A readable file of a kind that is not accepted; the text goes on after the file's name."""
-
-
 def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) -> Checkpoint:
     """Read the weights in a file.
 
@@ -100,19 +95,12 @@ def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) ->
         raise ValueError(f"{path} is empty (0 bytes); expected {ACCEPTED}")
     try:
         if size > MAX_BYTES:
-            raise _FormatError(f"has {size} bytes, more than the {MAX_BYTES} that are read")
+            raise UnfitError(f"has {size} bytes, more than the {MAX_BYTES} that are read")
         with path.open("rb") as stream:
             content, storage_bytes = _read(stream, size)
             return _find_weights(path, content, storage_bytes, also or {})
-    except RefusedError as error:
-        raise ValueError(
-            f"{path} is a pickle that calls {one_line(error)}, which is not loaded because reading "
-            "it would run code; save the state dict alone"
-        ) from None
-    except _FormatError as error:
+    except UnfitError as error:
         raise ValueError(f"{path} {error}") from None
-    except (NotNumbersError, TooLongError) as error:
-        raise ValueError(f"{path}: {one_line(error)}") from None
     except PermissionError:
         raise
     except _DAMAGE as error:
@@ -133,7 +121,7 @@ def _read(stream: BinaryIO, size: int) -> tuple[Any, Any]:
         return read_pickle(stream, ARRAY_CONSTRUCTORS), None
     if size > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= size - 8:
         return safetensors.torch.load_file(stream.name), None  # its header is checked first
-    raise _FormatError(f"({size} bytes) is not a checkpoint; expected {ACCEPTED}")
+    raise UnfitError(f"({size} bytes) is not a checkpoint; expected {ACCEPTED}")
 
 
 def _directory_bytes(stream: BinaryIO, size: int) -> int:
@@ -150,29 +138,29 @@ def _directory_bytes(stream: BinaryIO, size: int) -> int:
 def _read_zip(stream: BinaryIO, size: int):
     listed = _directory_bytes(stream, size)
     if listed > _MAX_DIRECTORY:
-        raise _FormatError(f"is a zip with a list of entries of {listed} bytes; no checkpoint")
+        raise UnfitError(f"is a zip with a list of entries of {listed} bytes; no checkpoint")
     archive = zipfile.ZipFile(stream)
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     for name in names:
         if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
-            raise _FormatError(f"is a zip with the entry {name[:80]!r}, which leaves its folder")
+            raise UnfitError(f"is a zip with the entry {name[:80]!r}, which leaves its folder")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         total = sum(entry.file_size for entry in entries)
-        raise _FormatError(
+        raise UnfitError(
             f"is a zip of {size} bytes with compressed entries ({total} bytes unpacked); "
             "torch.save does not compress"
         )
     if sum(entry.file_size for entry in entries) > size or len(set(names)) < len(names):
-        raise _FormatError("is a zip whose entries overlap")
+        raise UnfitError("is a zip whose entries overlap")
     mains = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(mains) != 1:
-        raise _FormatError(f"is a zip without the weights of torch.save; expected {ACCEPTED}")
+        raise UnfitError(f"is a zip without the weights of torch.save; expected {ACCEPTED}")
     folder = mains[0].partition("/")[0]
     if f"{folder}/constants.pkl" in names:
-        raise _FormatError("is a TorchScript archive, which holds code; save the state dict alone")
+        raise UnfitError("is a TorchScript archive, which holds code; save the state dict alone")
     if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
-        raise _FormatError("was written on a big-endian machine; save it again on another")
+        raise UnfitError("was written on a big-endian machine; save it again on another")
     content = read_pickle(io.BytesIO(archive.read(mains[0])), TENSOR_CONSTRUCTORS, storage_of)
     return content, lambda key: archive.read(f"{folder}/data/{key}")
 
@@ -214,12 +202,12 @@ def _read_legacy(stream: BinaryIO, size: int):
 def _unwrap(content: Any, wanted: Mapping[str, type]) -> tuple[Mapping, dict[str, Any]]:
     """The dict with the tensors, which scripts put below other entries, and those `wanted`."""
     if isinstance(content, Inert) and not content.entries:
-        raise _FormatError(
+        raise UnfitError(
             f"holds an object of {one_line(content.kind)}, not a state dict of named tensors; save "
             "its state dict alone"
         )
     if not isinstance(content, (Inert, Mapping)):
-        raise _FormatError(
+        raise UnfitError(
             f"holds a pickled {type(content).__name__}, not a state dict of named tensors"
         )
     *around, innermost = _way_to_weights(content, {}) or [_entries(content)]
@@ -236,17 +224,17 @@ def _find_weights(
     stored = {k: v for k, v in content.items() if isinstance(v, _STORED)}
     if not stored or not all(isinstance(key, str) for key in stored):
         found = ", ".join(sorted(one_line(k) for k in content if isinstance(k, str))[:6])
-        raise _FormatError(
+        raise UnfitError(
             f"holds no weights (found: {found or 'nothing'}); expected a state dict of named "
             f"tensors, bare or as one of {', '.join(WRAPPERS)}"
         )
     if len(stored) > MAX_TENSORS or max(map(len, stored)) > MAX_TEXT:
-        raise _FormatError(
+        raise UnfitError(
             f"holds {len(stored)} tensors with names of up to {max(map(len, stored))} characters; "
             f"at most {MAX_TENSORS} of {MAX_TEXT} are read"
         )
     if _PADDLE_SPLIT in content:
-        raise _FormatError(
+        raise UnfitError(
             "holds parameters split over several entries; save it again with pickle protocol 4"
         )
     ignored = {

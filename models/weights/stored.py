@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .names import Name, RefusedError
+from .names import Name, RefusedError, UnfitError
 from .pickles import MAX_ARGUMENTS, Inert
+from .rules import one_line
 
 _STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,
@@ -23,8 +24,8 @@ _DTYPES = {str(dtype): dtype for dtype in _STORAGES.values()}
 _ARRAY_KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 
 
-class NotNumbersError(ValueError):
-    """A weight is stored as something that is not numbers in memory."""
+def _unread(key: str, how: str) -> UnfitError:
+    return UnfitError(f"cannot be read: {one_line(key)} is {how}")
 
 
 def _is_shape(numbers: Any) -> bool:
@@ -84,9 +85,9 @@ class StoredTensor(Inert):
         """The tensor. `buffers` keeps what has been read, for tensors that share a storage."""
         storage, dtype = self.storage, self.dtype
         if dtype is None:
-            raise NotNumbersError(f"{key} is stored in a type that is not read")
+            raise _unread(key, "stored in a type that is not read")
         if isinstance(dtype, str):
-            raise NotNumbersError(f"{key} is stored as {dtype}, which is not read")
+            raise _unread(key, f"stored as {one_line(dtype)}, which is not read")
         if 0 in self.size:
             return torch.empty(self.size, dtype=dtype)
         if storage.key not in buffers:
@@ -114,13 +115,13 @@ class StoredArray(Inert):
         state = self.state if type(self.state) is tuple else ()
         _, shape, dtype, fortran, raw = state if len(state) == 5 else (None,) * 5
         if not isinstance(raw, (bytes, bytearray, str)) or not isinstance(dtype, Inert):
-            raise NotNumbersError(f"{key} is an array without raw bytes")
+            raise _unread(key, "an array without raw bytes")
         if not _is_shape(shape):
             raise pickle.UnpicklingError("an array of impossible size")
         code = dtype.args[0] if dtype.args and isinstance(dtype.args[0], str) else "objects"
         order = dtype.state[1] if type(dtype.state) is tuple else "="
         if code not in _ARRAY_KINDS or order not in ("<", ">", "|", "="):
-            raise NotNumbersError(f"{key} is an array of {code}, which are not numbers")
+            raise _unread(key, f"an array of {one_line(code)}, which are not numbers")
         known = (id(raw), order, code)  # arrays that share their bytes do so in memory, too
         if known not in buffers:
             content = raw.encode("latin1") if isinstance(raw, str) else raw

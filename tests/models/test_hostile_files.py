@@ -249,6 +249,35 @@ def test_arrays_that_share_their_bytes_share_memory(tmp_path):
         assert read_checkpoint(path).tensors["w"].shape == (1 << 12, 1 << 12)
 
 
+DOUBLED = b"]" + b"".join(b"q%c0](h%ch%ce" % (i, i, i) for i in range(200))
+DOUBLED_PAIRS = b")" + b"".join(b"q%c0h%ch%c\x86" % (i, i, i) for i in range(200))
+SELF = b"]q\x07h\x07a"
+ENTRIES = {  # streams that push an entry beside the weights, and what its reading must say
+    "a list that holds itself": (SELF, ""),
+    "a tuple of a list that holds it": (b"]q\x07h\x07\x85q\x08ah\x08\x85a", ""),
+    "doubled two hundred times": (DOUBLED, ""),
+    "pairs of pairs": (b"]" + DOUBLED_PAIRS + b"a", ""),
+    "a list in a list": (b"]" * 100_000 + b"a" * 99_999, BROKEN),
+    "an unknown object": (b"](cside_effect\nRun\n)\x81e", ""),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_asked_for(name, mark, tmp_path):
+    value, sentence = ENTRIES[name]
+    stream = entry(entry(tensor((4,), (1,)))[2:-1], "model")[:-1] + text("extra") + value + b"s."
+    path = tmp_path / "weights.pt"
+    path.write_bytes(torch_zip(stream, RAW))
+    with watched(path):
+        assert read_checkpoint(path).facts == {}
+    with watched(path):
+        if not sentence:
+            assert isinstance(read_checkpoint(path, {"extra": list}).facts["extra"], list)
+        else:
+            with pytest.raises(ValueError, match=sentence):
+                read_checkpoint(path, {"extra": list})
+
+
 def seeds() -> list[bytes]:
     """Small whole files of every kind."""
     state = {"a.weight": torch.randn(2, 3), "a.bias": torch.zeros(3), "n": torch.tensor(1)}

@@ -110,6 +110,25 @@ def test_facts_of_our_own_checkpoints(save):
     assert found.facts == {"architecture": "x", "options": {"a": (1, 2)}}
 
 
+def test_entries_asked_for_are_plain_data(save):
+    moment = numbers(2, 3)
+    optimizer = {"state": {0: {"m": moment, "step": 3}}, "groups": [{"betas": (0.9, moment)}]}
+    content = {"model": STATE, "optimizer": optimizer, "seen": [moment[0]], "lr": 0.1}
+    path = save(content)
+    assert read_checkpoint(path).facts == {}
+    found = read_checkpoint(path, {"optimizer": dict, "seen": list, "lr": str, "gone": int}).facts
+    assert found.keys() == {"optimizer", "seen"}  # the rest is absent or of another type
+    assert found["optimizer"]["state"][0].keys() == {"m", "step"}
+    assert torch.equal(found["optimizer"]["state"][0]["m"], moment)
+    beta, same_moment = found["optimizer"]["groups"][0]["betas"]
+    assert beta == 0.9 and torch.equal(same_moment, moment)
+    assert torch.equal(found["seen"][0], moment[0])
+    complex_numbers = {"model": STATE, "seen": [torch.ones(2, dtype=torch.complex64)]}
+    same(save(complex_numbers))
+    with pytest.raises(ValueError, match="seen is stored in a type that is not read"):
+        read_checkpoint(save(complex_numbers), {"seen": list})
+
+
 @pytest.fixture
 def foreign_module():
     """A module that is there while a file is written and gone when it is read."""

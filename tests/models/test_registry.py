@@ -170,6 +170,21 @@ def test_accepted_options_can_be_given(name):
     assert meta(name, **given).options == given
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("name", {n.split("_")[0]: n for n in list_models()}.values())
+def test_senseless_options_are_refused_in_one_sentence(name):
+    for option in accepted_options(name):
+        for bad in (-1, 0, float("nan"), "a", ()):
+            try:
+                meta(name, **{option: bad})
+            except ValueError as error:  # and no other
+                assert "\n" not in str(error)
+    width = "embed_dims" if name.startswith("lrformer") else "base_channels"
+    for bad in (-1, 0, "a"):
+        with pytest.raises(ValueError):
+            meta(name, **{width: (bad,) * 4 if width == "embed_dims" else bad})
+
+
 def test_accepted_options_of_an_unknown_name():
     with pytest.raises(ValueError, match="'pidnet_small'; did you mean pidnet_s"):
         accepted_options("pidnet_small")

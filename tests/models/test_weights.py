@@ -17,8 +17,8 @@ def test_conversion_in_memory_leaves_the_model_alone():
     tensors, report = convert_state_dict(model, state)
     assert tensors.keys() == before.keys()
     assert report == (
-        f"{len(state)} loaded, 0 dropped, 0 missing, 2 constant (mmsegmentation's stem has no "
-        "biases) [mmsegmentation PIDNet names]"
+        f"{len(state)} tensors loaded, none dropped, none missing, 2 constant (mmsegmentation's "
+        "stem has no biases); its keys have mmsegmentation PIDNet names"
     )
     assert not any(tensors[key].any() for key in STEM_BIASES)
     filled = [key for key in before if not torch.equal(before[key], tensors[key])]

@@ -1,5 +1,6 @@
 """Records are written whole and say what they were measured on."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -26,16 +27,18 @@ from utils.records import (
 
 resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
 
-SMALL = 4096  # bytes that a file may have under `limited`
+SMALL = 4096  # bytes that a file may have in `limited`
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def limited():
-    """No file can grow beyond SMALL bytes, as on a disk that is full."""
+    """Inside, no file can grow beyond SMALL bytes, as on a disk that is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -87,12 +90,12 @@ def test_permissions_are_what_the_umask_leaves_or_the_file_had(tmp_path, umask):
 
 
 @pytest.mark.parametrize("earlier", [None, b"before"])
-def test_a_file_that_cannot_grow_says_size_and_what_is_whole(tmp_path, limited, earlier):
+def test_a_file_that_cannot_grow_says_size_and_what_is_whole(tmp_path, earlier):
     path = tmp_path / "last.pt"
     if earlier:
         path.write_bytes(earlier)
     kept = "the file that was there is unchanged" if earlier else "nothing was written"
-    with pytest.raises(StorageError) as caught:
+    with limited(), pytest.raises(StorageError) as caught:
         atomic_write(path, bytes(200_000))
     words = rf"{re.escape(str(path))} cannot be written: File too large; it needs 0\.2 MB, "
     assert re.fullmatch(rf"{words}[\d.]+ MB are free there; {kept}", str(caught.value))
