@@ -4,9 +4,11 @@
         DATASET.ROOT data/ DATASET.TEST_SET list/camvid/test.lst TEST.MODEL_FILE best.pt
 
 Prints a table of every class and `mIoU NN.NN` (percent), and writes into the run folder
-eval_<list>.json, eval_<list>.txt and TEST.OVERLAYS pictures (image, truth, prediction). Without
+eval_<list>.json, eval_<list>.txt and TEST.OVERLAYS pictures (image, truth, prediction). Named
+weights and changed settings follow the list's name, so that evaluations keep apart. Without
 TEST.MODEL_FILE it takes best.pt of the run folder. For a list without labels it writes the
-predictions as the test server expects them; TEST.SUBMISSION True does so for any list.
+predictions as the test server expects them, called as the images are; TEST.SUBMISSION True does so
+for any list.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,6 +225,10 @@ def test_an_output_folder_that_cannot_be_is_refused_first(script, tmp_path, refu
         words = ["OUTPUT_DIR", str(tmp_path / place), "is not a folder"]
         refuses(words, script, *tiny, "OUTPUT_DIR", tmp_path / place)
     assert content(tmp_path) == before and not (tmp_path / "gone").exists()
+    with pytest.MonkeyPatch.context() as patch:  # root may write anywhere
+        patch.setattr("os.access", lambda place, mode: Path(place) != tmp_path)
+        words = [f"but {tmp_path} is not a folder that can be written"]
+        refuses(words, script, *tiny, "OUTPUT_DIR", tmp_path / "new")
 
 
 NORMS = {  # network, size of a crop, whether one image is enough for its norms
