@@ -222,7 +222,9 @@ def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path
         reference = fixture.reference(entry["key"], entry["shape"])
         rel = difference(outputs[role].numpy(), reference)
         compared += 1
-        yield Row.measured(fixture.name, label, role, keys, rel, tolerance(case, role, fixture.name))
+        yield Row.measured(
+            fixture.name, label, role, keys, rel, tolerance(case, role, fixture.name)
+        )
     if not compared:
         raise ValueError("states no output that can be compared")
 
