@@ -162,13 +162,9 @@ def _find_problem(own, state, renaming: Renaming, kept: tuple[str, ...] = ()) ->
 
 
 def _fits(own: Tensor, given: Tensor) -> bool:
-    same_kind = own.is_floating_point() == given.is_floating_point()
-    return same_kind and _matrix(own.shape) == _matrix(given.shape)
-
-
-def _matrix(shape: Sequence[int]) -> tuple[int, ...]:
-    """The weight of a 1x1 convolution is that of a linear layer."""
-    return tuple(shape[:2]) if len(shape) == 4 and shape[2:] == (1, 1) else tuple(shape)
+    """Whether shape and kind are the same; a 1x1 convolution's weight is a linear layer's."""
+    shapes = {t.shape[:2] if t.shape[2:] == (1, 1) else t.shape for t in (own, given)}
+    return len(shapes) == 1 and own.is_floating_point() == given.is_floating_point()
 
 
 def _explain(model, state, renaming: Renaming, problem: _Problem, reset: tuple[str, ...]) -> str:

@@ -180,23 +180,16 @@ def _read_legacy(stream: BinaryIO, size: int):
         return storage
 
     content = read_pickle(stream, TENSOR_CONSTRUCTORS, persistent)
-    places: dict[str, tuple[int, int]] = {}
     keys = read_pickle(stream, {})
     if type(keys) is not list or not all(isinstance(key, str) for key in keys):
         raise pickle.UnpicklingError("no list of storages")
+    raw: dict[str, bytes] = {}
     for key in keys:
         (count,) = struct.unpack("<q", stream.read(8))
-        places[key] = stream.tell(), count * storages[key]
-        if count < 0 or sum(places[key]) > size:
+        if not 0 <= count * storages[key] <= size:
             raise pickle.UnpicklingError("a storage of impossible size")
-        stream.seek(sum(places[key]))
-
-    def storage_bytes(key: str) -> bytes:
-        start, length = places[key]
-        stream.seek(start)
-        return stream.read(length)
-
-    return content, storage_bytes
+        raw[key] = stream.read(count * storages[key])
+    return content, raw.__getitem__
 
 
 def _unwrap(content: Any, wanted: Mapping[str, type]) -> tuple[Mapping, dict[str, Any]]:
