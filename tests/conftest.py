@@ -21,7 +21,7 @@ from models import build_backbone, build_model, list_backbones, list_models
 SHARED = Path(os.environ.get("RTSEG_SHARED", ROOT.parent / "shared")).resolve()
 
 
-STARTS = {"start", "run", "shared"}  # fixtures that make a test too long for `make quick`
+STARTS = {"start", "run", "call", "shared"}  # fixtures that make a test too long for `make quick`
 LARGE = 14e6  # parameters; the smallest network of every family is below
 
 

@@ -3,6 +3,7 @@
 import base64
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_numbers_that_are_no_labels_are_not_converted(write, tmp_path, monkeypat
     matrix = np.array([[0.0, value]])
     monkeypatch.setattr("datasets.prepare.convert.read_matrix", lambda path, *names: matrix)
     source, target = tmp_path / "a.mat", tmp_path / "a.png"
-    assert convert_10k((source, target)) == (
+    assert convert_10k((source, target), write=Path.write_bytes) == (
         f"{source} holds label values that are not whole numbers of 0..255"
     )
     assert not target.exists()

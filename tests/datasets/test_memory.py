@@ -74,6 +74,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("way", ["none", "ram", "disk", "streamed", "resident"])
 def test_memory_is_flat_over_twenty_epochs(root, pictures, way):

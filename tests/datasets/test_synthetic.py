@@ -23,6 +23,7 @@ def _digest(index: int, seed: int, height: int, width: int) -> str:
     return hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest()
 
 
+@pytest.mark.medium
 def test_equal_arguments_give_equal_bytes_in_another_process(root):
     scenes = [(0, 0, 360, 480), (12, 3, 180, 240), (2**40, 7, 97, 131)]
     program = (

@@ -66,6 +66,7 @@ def test_sizes_are_the_published_ones(name):
     assert rates[0] == 0
 
 
+@pytest.mark.medium
 def test_largest_backbone():
     with torch.device("meta"):
         backbone = build_backbone("lrformer_xl").eval()
@@ -236,6 +237,7 @@ def test_fused_network(depths):
 
 
 @torch.no_grad()
+@pytest.mark.medium
 def test_exports_with_a_free_batch():
     fused, y = fuse(small(depths=(1, 1, 1, 1))), torch.randn(3, 3, 65, 96)
     batch = torch.export.Dim("batch", min=1, max=8)

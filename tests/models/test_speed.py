@@ -50,6 +50,7 @@ def test_forms(name):
         assert (fused[form] - plain[form]).abs().max() < 1e-3 * scale
 
 
+@pytest.mark.medium
 def test_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "MIN_ITERATIONS", 2)
     threads, out = torch.get_num_threads(), tmp_path / "deep" / "speed.json"
@@ -167,6 +168,7 @@ def _start(root, script, *arguments) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("script", "published", "canonical"),
     [
@@ -184,6 +186,7 @@ def test_scripts_run_from_the_root(root, tmp_path, script, published, canonical)
     assert record["model"] == canonical and set(record["lines"]) == set(speed.FORMS)
 
 
+@pytest.mark.medium
 def test_a_script_ends_with_one_sentence_and_status_2(root):
     done = _start(root, "pidnet_speed", "--a", "pidnet-z", "--c", "19", "--r", "64", "128")
     assert done.returncode == 2

@@ -102,6 +102,7 @@ def test_class_counts_of_every_architecture_are_told(name):
         convert_state_dict(model, other.state_dict())
 
 
+@pytest.mark.medium
 def test_other_architectures_are_recognised(save):
     published = build_model("pidnet_s", 19).state_dict()
     for target in ("pidnet_m", "rtformer_slim"):
@@ -138,6 +139,7 @@ def test_published_files_of_full_size_say_which(name, save):
         convert_state_dict(small(), state)
 
 
+@pytest.mark.medium
 def test_every_key_is_accounted_for(save):
     _, state, _ = foreign("pidnet_s")
     for key in ("conv1.0.bias", "spp.scale_process.2.weight", "seghead_d.bn1.num_batches_tracked"):

@@ -81,7 +81,7 @@ def test_training_and_evaluation_print_the_warnings(run, plants):
         assert f"warning: {plants.parent}/{name}.lst: {share}" in out
     assert f"warning: class_weights of {plants} are not used" in out
     folder = plants.parent / "out/plants/rtlinearformer_slim_own"
-    assert share in (folder / "log.txt").read_text() and "8 training images" in out
+    assert share in (folder / "log.txt").read_text() and ": 8 images of train.lst" in out
     scored = run("tools/eval.py", "--cfg", OWN, *opts).stdout
     assert scored.startswith(f"warning: {plants.parent}/val.lst: {share}")
     record = json.loads((folder / "eval_val.json").read_text())

@@ -66,6 +66,7 @@ def work(rank, port, path):
     dist.destroy_process_group()
 
 
+@pytest.mark.medium
 def test_two_processes_have_the_loss_gradients_and_statistics_of_one(tmp_path):
     path = tmp_path / "result.pt"
     torch.multiprocessing.start_processes(work, (free_port(), path), nprocs=2, start_method="spawn")
@@ -105,12 +106,14 @@ def launcher(tmp_path, mode):
     return subprocess.Popen(list(map(str, command)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("mode", "status"), [("end", 0), ("fail", 2)])
 def test_launched_processes_end_together(tmp_path, mode, status):
     assert launcher(tmp_path, mode).wait(timeout=600) == status
     assert {p.name for p in tmp_path.glob("up*")} == {"up0of2", "up1of2"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_every_launched_process(tmp_path, number):
     process = launcher(tmp_path, "wait")

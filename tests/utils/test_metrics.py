@@ -179,6 +179,7 @@ def _count_in_process(rank: int, rendezvous: str, results: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.medium
 def test_sum_over_processes(tmp_path):
     mp.spawn(_count_in_process, (str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
     for rank in range(2):
