@@ -180,6 +180,7 @@ def test_initial_weights():
     assert model.head.classify.weight.std().item() == pytest.approx((2 / 19) ** 0.5, rel=0.05)
 
 
+@pytest.mark.medium
 @torch.no_grad()
 def test_exports_with_a_free_batch():
     model = fuse(small(blocks_per_stage=(1, 1, 4, 1), exchanges=2))

@@ -89,6 +89,7 @@ IMAGENET = {
 }  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dialect", IMAGENET)
 def test_imagenet_files_fill_all_but_the_added_parts(dialect, save):
     golden, added, prefix, lost, fresh = IMAGENET[dialect]
@@ -113,6 +114,7 @@ def test_imagenet_files_fill_all_but_the_added_parts(dialect, save):
             refuse(other, save(rest), "lacks|holds")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dialect", [d for d in IMAGENET if IMAGENET[d][2]])
 def test_bare_backbones_need_no_classifier(dialect, save):
     golden, added, prefix, *_ = IMAGENET[dialect]
@@ -125,6 +127,7 @@ def test_bare_backbones_need_no_classifier(dialect, save):
     refuse(other, save({prefix + k: v for k, v in kept.items()}), "lacks .*head")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("golden", ["pidnet_s", "mmseg_pidnet_s", "ddrnet_39", "rdrnet_s"])
 def test_a_key_with_and_without_its_prefix_is_refused(golden, save):
     _, state, other = foreign(golden)

@@ -179,6 +179,7 @@ class Evil:
         return function, tuple(arguments)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", PICKLES)
 def test_pickles(name, mark, tmp_path):
     content, sentence = PICKLES[name]
@@ -323,6 +324,7 @@ def mutated(data: bytes, others: list[bytes], dice: random.Random) -> bytes:
 OPCODES = [ord(operation.code) for operation in pickletools.opcodes]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", range(4))
 def test_mutations_load_or_are_refused(seed, mark, tmp_path):
     dice, files = random.Random(seed), seeds()

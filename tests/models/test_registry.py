@@ -87,6 +87,7 @@ def test_fuse_keeps_the_numbers_and_the_source(model, fused):
     assert count_norms(fused) < count_norms(model)
 
 
+@pytest.mark.medium
 @torch.no_grad()
 def test_fused_network_exports(fused):
     x = image()
@@ -123,6 +124,7 @@ def test_learning_rate_multipliers_name_submodules(model):
     assert all(hasattr(model, name) for name in model.training_only)
 
 
+@pytest.mark.medium
 def test_checkpoint_round_trip(model, tmp_path):
     path = tmp_path / "last.pt"
     torch.save({"model": model.state_dict(), "architecture": model.architecture}, path)

@@ -144,6 +144,7 @@ def test_options():
         small(injection=(True,))
 
 
+@pytest.mark.medium
 @torch.no_grad()
 def test_exports_with_a_free_batch():
     model = small()

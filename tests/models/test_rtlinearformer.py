@@ -373,6 +373,7 @@ def test_size_and_cost_at_1024x2048(name, train_params, params, gmacs):
     assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, abs=0.01)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_exports(layout):
     model = fuse(calibrate(narrow(), torch.randn(4, 3, 128, 160)))

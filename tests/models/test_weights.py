@@ -47,6 +47,7 @@ def test_reset_keeps_present_values(save):
     assert torch.equal(fresh.boundary_head.classify.weight, trained)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("golden", "heads"),
     {
@@ -114,6 +115,7 @@ def test_other_architectures_are_recognised(save):
     refuse(small(), save(stated), "holds pidnet_l, the model is pidnet_s$")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("golden", [g for g in DIALECTS if DIALECTS[g][0] != "pidnet_s"])
 def test_published_files_of_another_family_say_which(golden, save):
     """In the official names and in other sizes than any registered network has."""
@@ -163,6 +165,7 @@ def test_every_key_is_accounted_for(save):
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("golden", ["ddrnet_39", "rdrnet_s", "bisenetv1_r18", "bisenetv2"])
 def test_every_key_of_other_families_is_needed(golden, save):
     _, state, other = foreign(golden)

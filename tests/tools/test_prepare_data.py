@@ -34,6 +34,7 @@ def published(root: Path, dataset: str, split: str) -> list[str]:
     return files
 
 
+@pytest.mark.medium
 def test_a_whole_cityscapes_tree_gives_the_lists_of_the_repository(prepare, root, tmp_path):
     for split in ("train", "val", "test"):
         touch(tmp_path / "cityscapes", *published(root, "cityscapes", split))

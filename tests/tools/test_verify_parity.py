@@ -18,6 +18,7 @@ GOLDEN = ROOT / "tests" / "golden"
 GOLDEN_FILES = sorted(GOLDEN.glob("*.json"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: path.stem)
 def test_golden_numbers(path):
     rows = verify_parity.check(path)
@@ -95,6 +96,7 @@ def test_a_changed_number_fails(folder):
     assert set(verdicts.values()) == {"ok"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
