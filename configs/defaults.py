@@ -62,8 +62,13 @@ def defaults() -> CfgNode:
     c.TRAIN.WD_ON_NORM = True  # weight decay on biases and norm parameters too
     c.TRAIN.CLIP_GRAD = 0.0  # largest gradient norm; 0 does not clip
     c.TRAIN.PRECISION = "auto"  # auto | fp32 | bf16 | fp16; auto is bf16 where it is fast
+    c.TRAIN.EMA = 0.999  # decay of the weights' average, which is scored and kept; 0 is off
+    c.TRAIN.CAPTURE = "auto"  # auto | on | off: record the step as a CUDA graph and replay it
     c.TRAIN.CHANNELS_LAST = True  # NHWC memory format
     c.TRAIN.SYNC_BN = True  # batch statistics over all processes
+    c.TRAIN.SAVE_EVERY = 0  # steps between checkpoints; 0 saves after every epoch only
+    c.TRAIN.LOG_EVERY = 10  # steps between looks at what the device has computed
+    c.TRAIN.EVAL_AS_TEST = False  # score with TEST.FLIP_TEST and TEST.SCALES during training too
     c.TRAIN.EVAL_EVERY = 1  # epochs between evaluations; the last epoch is always evaluated
     c.TRAIN.AUGMENT_ON = "cpu"  # cpu: in loader processes | device: whole batches where it trains
     c.TRAIN.BASE_SIZE = 0  # pixels of the long side at scale 1; 0 is each image's own
@@ -77,6 +82,7 @@ def defaults() -> CfgNode:
     c.TEST = CfgNode()
     c.TEST.MODEL_FILE = ""  # weights to evaluate; "" is best.pt of the run folder
     c.TEST.BATCH_SIZE_PER_GPU = 1  # images per forward pass
+    c.TEST.PRECISION = "fp32"  # auto | fp32 | bf16 | fp16; auto is bf16 where it is fast
     c.TEST.SHORT_SIDE = 0  # pixels that the short side is scaled to, ratio kept; 0 leaves it
     c.TEST.LONG_SIDE = 0  # the long side is scaled to at most this; 0 has no bound
     c.TEST.SIZE_DIVISOR = 1  # scaled sides are stretched up to a multiple of this

@@ -98,17 +98,22 @@ def changed_keys(config: CfgNode, earlier: str) -> dict[str, tuple[Any, Any]]:
     """Keys that differ from an earlier run's dumped configuration: key -> (then, now)."""
     then, now = defaults(), config
     _merge(then, yaml.safe_load(earlier), "", "earlier configuration")
-    return {
-        key: (_value(then, key), _value(now, key))
-        for key in leaf_names(now)
-        if _value(then, key) != _value(now, key)
-    }
+    keys = dict.fromkeys([*leaf_names(now), *leaf_names(then)])  # also what is gone by now
+    pairs = {key: (_value(then, key), _value(now, key)) for key in keys}
+    return {key: (before, after) for key, (before, after) in pairs.items() if before != after}
 
 
 def _value(node: CfgNode, key: str) -> Any:
+    """The value of `key`, every list in it as a tuple; None where there is none."""
     for part in key.split("."):
-        node = node.get(part)
-    return node
+        node = node.get(part) if isinstance(node, dict) else None
+    return _tuples(node)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _merge(
@@ -232,8 +237,10 @@ def _check(c: CfgNode, origins: dict[str, str]) -> None:
     choice("LOSS.NAME", c.LOSS.NAME, "ce", "ohem")
     choice("LOSS.AUX_NAME", c.LOSS.AUX_NAME, "ce", "ohem")
     choice("TRAIN.OPTIMIZER", c.TRAIN.OPTIMIZER, "sgd", "adamw")
-    choice("TRAIN.PRECISION", c.TRAIN.PRECISION, "auto", "fp32", "bf16", "fp16")
-    for name in ("BATCH_SIZE_PER_GPU", "ACCUMULATE", "END_EPOCH", "EVAL_EVERY"):
+    choice("TRAIN.CAPTURE", c.TRAIN.CAPTURE, "auto", "on", "off")
+    for section in ("TRAIN", "TEST"):
+        choice(f"{section}.PRECISION", c[section].PRECISION, "auto", "fp32", "bf16", "fp16")
+    for name in ("BATCH_SIZE_PER_GPU", "ACCUMULATE", "END_EPOCH", "EVAL_EVERY", "LOG_EVERY"):
         positive(f"TRAIN.{name}", c.TRAIN[name])
     positive("TEST.BATCH_SIZE_PER_GPU", c.TEST.BATCH_SIZE_PER_GPU)
     positive("TEST.SIZE_DIVISOR", c.TEST.SIZE_DIVISOR)
@@ -241,6 +248,7 @@ def _check(c: CfgNode, origins: dict[str, str]) -> None:
         ("WORKERS", c.WORKERS),
         ("TEST.OVERLAYS", c.TEST.OVERLAYS),
         ("TRAIN.WARMUP_STEPS", c.TRAIN.WARMUP_STEPS),
+        ("TRAIN.SAVE_EVERY", c.TRAIN.SAVE_EVERY),
         ("TRAIN.WD", c.TRAIN.WD),
         ("TRAIN.CLIP_GRAD", c.TRAIN.CLIP_GRAD),
         ("TRAIN.BASE_SIZE", c.TRAIN.BASE_SIZE),
@@ -271,6 +279,7 @@ def _check_schedule(c: CfgNode, rules: _Rules) -> None:
     rules.positive("TRAIN.WARMUP_LR", t.WARMUP_LR, 0)
     ok = t.WARMUP_LR <= t.LR or not t.WARMUP_STEPS
     need(ok, "TRAIN.WARMUP_LR", t.WARMUP_LR, f"0 to TRAIN.LR, {t.LR}")
+    need(0 <= t.EMA < 1, "TRAIN.EMA", t.EMA, "0 (off) or more, below 1")
     need(0 <= t.MOMENTUM < 1, "TRAIN.MOMENTUM", t.MOMENTUM, "0 or more, below 1")
     need(0 <= t.PAD_VALUE <= 255, "TRAIN.PAD_VALUE", t.PAD_VALUE, "0 to 255")
 

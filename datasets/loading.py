@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from .cache import NOT_SHAREABLE
 from .machine import SHARED_MEMORY, cpu_count, shared_memory_left, start_context
 from .meta import DataError
 from .sampler import Draw, EpochBatchSampler
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+ASKING = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}  # a run to stop
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -47,11 +51,23 @@ def start_worker(worker: int) -> None:
     """
     cv2.setNumThreads(0)
     gc.freeze()  # a collection would write to all that the trainer shares, and so copy it
-    # Ctrl-C reaches the whole process group. The trainer decides when workers end; they must not
-    # die before it has finished its step and saved.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, and a scheduler's signals every process. The trainer
+    # decides when workers end; they must not die before it has finished its step and saved.
+    for number in ASKING - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+
+
+def _end_with_the_trainer(trainer: int) -> None:
+    """End when `trainer` says so by SIGTERM, as multiprocessing does, and by nobody else's."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)
 
 
 class LoaderError(OSError):
@@ -117,7 +133,7 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Batches:
         masks = hasattr(signal, "pthread_sigmask")
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else None
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING) if masks else None
         try:
             return Batches(super().__iter__())
         except OSError as error:

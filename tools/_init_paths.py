@@ -8,10 +8,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+OURS = {"configs", "datasets", "models", "utils"}  # whose exceptions are sentences
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 # What PyTorch does not compute on a Mac's GPU, the CPU does; it is read when torch is imported.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+
+def _sentence(error: Exception) -> str | None:
+    """What is wrong with the input or the machine; None where it is a fault of the program."""
+    worlds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    if isinstance(error, (OSError, ValueError)) or worlds & OURS:
+        return str(error)
+    from datasets.loading import worker_failure
+    from utils.failures import sentence_about
+
+    if failure := worker_failure(error):  # torch tells of it wherever we happen to be
+        return str(failure)
+    return sentence_about(error)
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -29,15 +43,10 @@ def run_main(main: Callable[[], int | None]) -> None:
         # Python flushes stdout once more on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except RuntimeError as error:  # torch tells of a dead loader process wherever we happen to be
-        from datasets.loading import worker_failure
-
-        if (failure := worker_failure(error)) is None:
+    except Exception as error:
+        if "RTSEG_DEBUG" in os.environ or (sentence := _sentence(error)) is None:
             raise
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

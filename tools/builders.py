@@ -22,10 +22,16 @@ from datasets import (
     make_loader,
 )
 from datasets.synthetic import SyntheticScenes
-from models import SegModel, build_model
+from models import SegModel, build_model, fuse
 from models.weights import load_weights, read_checkpoint
 from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
+
+
+def count(number: int, thing: str) -> str:
+    """`1 step`, `2 steps`, `2 processes`."""
+    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
+    return f"{number} {thing}{ending}"
 
 
 def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) -> SceneDataset:
@@ -221,3 +227,24 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
         boundary_aware_weight=loss.BOUNDARY_AWARE_WEIGHT if model.has_boundary else 0.0,
         align_corners=model.align_corners,
     )
+
+
+def prepare(model: SegModel) -> SegModel:
+    """The form of `model` in which it is scored, a copy: folded, in eval mode."""
+    return fuse(model)
+
+
+def view_options(config: CfgNode, training: bool = False) -> dict[str, Any]:
+    """Arguments of `predict_logits` that the configuration asks for.
+
+    While `training`, several views per image are for TRAIN.EVAL_AS_TEST only.
+    """
+    test = config.TEST
+    views: dict[str, Any] = {"pad": test.PAD}
+    if not training or config.TRAIN.EVAL_AS_TEST:
+        views |= {"flip": test.FLIP_TEST, "scales": test.SCALES}
+    if test.SLIDE:
+        width, height = test.SLIDE
+        step_x, step_y = test.STRIDE or (max(1, 2 * width // 3), max(1, 2 * height // 3))
+        views |= {"mode": "slide", "crop_size": (height, width), "stride": (step_y, step_x)}
+    return views

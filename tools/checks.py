@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from builders import build_network
+from builders import build_network, count
 from yacs.config import CfgNode
 
 from configs.loader import changed_keys
@@ -13,12 +13,6 @@ from datasets import DatasetMeta, SceneDataset
 
 FEW_STEPS = 20  # of an epoch
 FEW_IN_ALL = 200  # of a run
-
-
-def count(number: int, thing: str) -> str:
-    """`1 step`, `2 steps`, `2 processes`."""
-    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
-    return f"{number} {thing}{ending}"
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -32,27 +26,6 @@ def check_folder(folder: Path, key: str) -> None:
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         what = "is not a folder" if not place.is_dir() else "is not a folder that can be written"
         raise ValueError(f"{key} leads to {folder}, but {place} {what}")
-
-
-def steps_in_epoch(config: CfgNode, images: int, processes: int) -> tuple[int, int]:
-    """Optimiser steps of an epoch, and images of a step. Raises ValueError without any step."""
-    t = config.TRAIN
-    batch = t.BATCH_SIZE_PER_GPU * t.ACCUMULATE * processes
-    if images < batch:
-        raise ValueError(
-            f"{count(images, 'training image')} do not fill one batch of {batch} "
-            f"({batch_parts(config, processes)}); lower TRAIN.BATCH_SIZE_PER_GPU"
-        )
-    return images // batch, batch
-
-
-def batch_parts(config: CfgNode, processes: int) -> str:
-    """How the images of a step come together."""
-    t = config.TRAIN
-    return (
-        f"TRAIN.BATCH_SIZE_PER_GPU {t.BATCH_SIZE_PER_GPU} x TRAIN.ACCUMULATE {t.ACCUMULATE} x "
-        f"{count(processes, 'process')}"
-    )
 
 
 def check_batch_norm(config: CfgNode, meta: DatasetMeta, processes: int) -> None:

@@ -22,8 +22,17 @@ from typing import Any
 import _init_paths
 import numpy as np
 import torch
-from builders import build_dataset, build_network, list_name, load_into, require_weights
-from checks import check_folder, check_test_batch, count
+from builders import (
+    build_dataset,
+    build_network,
+    count,
+    list_name,
+    load_into,
+    prepare,
+    require_weights,
+    view_options,
+)
+from checks import check_folder, check_test_batch
 from manifest import published_score
 from torch import Tensor
 from yacs.config import CfgNode
@@ -37,12 +46,13 @@ from utils.engine import evaluate
 from utils.metrics import ConfusionMatrix
 from utils.names import distinct_files, file_stem
 from utils.records import atomic_write, environment, sha256, write_json
+from utils.run_state import Precision
 from utils.visualize import side_by_side, write_png
 
 # Settings of TEST that change no score.
 NO_SCORING = ("MODEL_FILE", "BATCH_SIZE_PER_GPU", "OVERLAYS", "SUBMISSION")
 # What a record says of an evaluation that the same evaluation, run again, would say.
-IDENTITY = "architecture dataset root test_set labels size weights views resize".split()
+IDENTITY = "architecture dataset root test_set labels size weights views resize precision".split()
 
 
 def main() -> int:
@@ -56,6 +66,7 @@ def main() -> int:
     check_folder(folder, "OUTPUT_DIR")
     world = init_world(config.GPUS[:1])
     set_backends(seed=config.SEED, tf32=config.TF32, benchmark=False, deterministic=False)
+    precision = Precision.choose(config.TEST.PRECISION, world.device, "TEST.PRECISION")
     meta = get_meta(config.DATASET.DATASET)
     model = build_network(config, meta)
     path = Path(config.TEST.MODEL_FILE or folder / "best.pt")
@@ -75,7 +86,6 @@ def main() -> int:
         batch_size=config.TEST.BATCH_SIZE_PER_GPU,
         workers=share_cores(config.WORKERS, world),
     )
-    confusion = ConfusionMatrix(meta.num_classes, meta.class_names, meta.ignore_label, world.device)
     record = {
         "command": ["python", "tools/eval.py", *sys.argv[1:]],
         "config": shlex.join(args.cfg),
@@ -83,14 +93,24 @@ def main() -> int:
         "images": len(dataset),
         "weights": str(path),
         "weights_sha256": sha256(path),
-        **conditions(config, views),
+        **conditions(config, views, precision),
         "environment": environment(world.device),
     }
     name = record_name(config, get_config(args.cfg), folder)
     name = name_of_its_own(folder, name, record)
     writer = PictureWriter(config, dataset, folder, name)
     model.to(world.device, memory_format=torch.channels_last)
-    evaluate(model, loader, confusion, world=world, on_batch=writer, **views)
+    confusion = evaluate(
+        {"": prepare(model)},
+        loader,
+        lambda: ConfusionMatrix(
+            meta.num_classes, meta.class_names, meta.ignore_label, world.device
+        ),
+        world=world,
+        precision=precision,
+        on_batch=writer,
+        **views,
+    )[""]
 
     if dataset.labelled:
         table = confusion.table() + "\n\n" + confusion.summary()
@@ -106,18 +126,7 @@ def main() -> int:
     return 0
 
 
-def view_options(config: CfgNode) -> dict[str, Any]:
-    """Arguments of `predict_logits` that the configuration asks for."""
-    test = config.TEST
-    views: dict[str, Any] = {"flip": test.FLIP_TEST, "scales": test.SCALES, "pad": test.PAD}
-    if test.SLIDE:
-        width, height = test.SLIDE
-        step_x, step_y = test.STRIDE or (max(1, 2 * width // 3), max(1, 2 * height // 3))
-        views |= {"mode": "slide", "crop_size": (height, width), "stride": (step_y, step_x)}
-    return views
-
-
-def conditions(config: CfgNode, views: dict[str, Any]) -> dict[str, Any]:
+def conditions(config: CfgNode, views: dict[str, Any], precision: Precision) -> dict[str, Any]:
     """What an evaluation is of, beside the weights, as its record states it."""
     data, test = config.DATASET, config.TEST
     size = {"size": list(data.SIZE)} if data.DATASET == "synthetic" else {}
@@ -133,7 +142,7 @@ def conditions(config: CfgNode, views: dict[str, Any]) -> dict[str, Any]:
             "long_side": test.LONG_SIDE,
             "size_divisor": test.SIZE_DIVISOR,
         },
-        "precision": "fp32",
+        "precision": precision.name,
     }
 
 

@@ -1,17 +1,20 @@
 """What a training run keeps, and how it is written and read back."""
 
 import io
+import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
 
-from .distributed import World, gather_objects
-from .records import atomic_write, require_space
+from .records import atomic_file, require_space
 
 FORMAT = "rtseg-checkpoint-1"
+
+RESUMABLE = ("last.pt", "previous.pt")  # newest first
 
 # What a checkpoint holds beside the weights for a run that goes on, and as what.
 RUN = {
@@ -23,28 +26,38 @@ RUN = {
     "scaler": dict,
     "random": list,
 }
+AVERAGING = {"trained": dict}  # the weights behind the averaged ones, in a run that averages
 
 
-def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: str | Path, content: dict[str, Any], earlier: str | Path | None = None
+) -> None:
     """Write a checkpoint whole or not at all. `content` holds tensors and plain values only.
 
-    Raises StorageError where it cannot be written; an earlier checkpoint is then as it was.
+    Every tensor carries its checksum (the container is a zip archive), which reading verifies.
+
+    Args:
+        earlier: where the checkpoint that was at `path` is kept.
+
+    Raises:
+        StorageError: it cannot be written; the earlier checkpoints are then as they were.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    with buffer.getbuffer() as data:  # not a copy, and given back whatever happens
-        atomic_write(path, data)
+    size = buffer.tell()
+    with buffer.getbuffer() as data, atomic_file(path, size, earlier) as stream:  # data: no copy
+        stream.write(data)
 
 
 def require_room(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError where `folder` has no room for the checkpoints of a new run.
 
-    At their largest those are last.pt, the next one that takes its place, and best.pt.
+    At their largest those are last.pt, the one before it, the next one, and best.pt.
     """
     weights = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
     moments = 2 if "betas" in optimizer.defaults else 1  # per parameter: AdamW, SGD with momentum
     last = weights + moments * sum(p.nbytes for p in model.parameters())
-    require_space(folder, 2 * last + weights, "the checkpoints of this run", "OUTPUT_DIR")
+    require_space(folder, 3 * last + weights, "the checkpoints of this run", "OUTPUT_DIR")
 
 
 def check_belongs(
@@ -77,27 +90,27 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-def random_state(world: World) -> list[dict[str, torch.Tensor]]:
-    """The generators of every process, by rank."""
-    state = {"cpu": torch.get_rng_state()}
-    if world.device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(world.device)
-    if world.device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return gather_objects(state, world)
+class DamagedError(ValueError):
+    """A file that is no whole checkpoint of this project."""
 
 
-def restore_random_state(states: Sequence[dict[str, torch.Tensor]], world: World) -> bool:
-    """Put this process's generators back. False if the run had another number of processes."""
-    if len(states) != world.size:
-        return False
-    state = states[world.rank]
-    torch.set_rng_state(state["cpu"])
-    if world.device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], world.device)
-    if world.device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-    return True
+def find_resumable(
+    folder: Path, read: Callable[[Path], dict[str, Any]]
+) -> tuple[dict[str, Any], Path, str] | None:
+    """The newest whole checkpoint of a run folder, by `read`, its path, and a remark or "".
+
+    None where there is none at all. Raises what `read` raises where the newest one does not belong
+    to the run, and DamagedError where none is whole.
+    """
+    remark, found = "", [folder / name for name in RESUMABLE if (folder / name).exists()]
+    for path in found:
+        try:
+            return read(path), path, remark
+        except DamagedError as error:
+            if path == found[-1]:
+                raise
+            remark = f"{error}".partition(";")[0] + f"; going on from {found[-1]}, the one before"
+    return None
 
 
 def read_resumable(
@@ -115,12 +128,12 @@ def read_resumable(
         ValueError: not a whole checkpoint of this project, without optimiser state, or of
             another network or other classes.
     """
-    unfit = ValueError(
+    unfit = DamagedError(
         f"{path} cannot be resumed from: it is damaged or not a checkpoint of this project; "
         "remove it to start anew, or name intact weights as MODEL.PRETRAINED"
     )
     try:
-        found = read(Path(path), RUN)
+        found = read(Path(path), RUN | AVERAGING)
     except ValueError as error:
         raise unfit from error
     content = {**found.facts, "model": found.tensors}
@@ -141,17 +154,53 @@ def read_resumable(
     return content
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load the optimiser's memory but keep the settings that the configuration now states."""
-    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, now in zip(optimizer.param_groups, settings, strict=True):
-        group.update(now)
+def take_folder(folder: Path, *, anew: bool) -> tuple[list[TextIO], Path | None]:
+    """Make a run folder this process's own for as long as it lives.
+
+    Args:
+        anew: a run that is there is renamed, so that nothing is overwritten.
+
+    Returns:
+        what must be kept for the folder to stay taken, and the new name of an earlier run.
+
+    Raises:
+        ValueError: another run writes into it.
+    """
+    held, aside = [], None
+    if folder.is_dir():
+        held.append(_lock(folder))
+        aside = keep_earlier_run(folder) if anew else None
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        held.append(_lock(folder))
+    return held, aside
+
+
+def _lock(folder: Path) -> TextIO:
+    """A lock that ends with this process; loader processes do not share it."""
+    stream = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        import fcntl
+
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        stream.seek(0)
+        holder = stream.read().strip()
+        raise ValueError(
+            f"another run writes into {folder} ({holder or 'still starting'}); wait for its end, "
+            "or name another OUTPUT_DIR"
+        ) from None
+    except (ImportError, OSError):  # no such locks on this system, or in this file system
+        return stream
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+    stream.flush()
+    return stream
 
 
 def keep_earlier_run(folder: Path) -> Path | None:
     """Rename a run folder that holds a checkpoint, so that a new run overwrites nothing."""
-    if not any((folder / name).exists() for name in ("last.pt", "best.pt")):
+    if not any((folder / name).exists() for name in (*RESUMABLE, "best.pt")):
         return None
     number = 1
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():

@@ -5,6 +5,7 @@ Every loss is finite and connected to the graph on a batch that leaves it nothin
 (all pixels ignored, no boundary pixel): it is then 0 with zero gradients.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -83,8 +84,8 @@ class OhemCrossEntropy(CrossEntropy):
     ending at the last one. With fewer valid pixels than `min_kept` therefore all but the most
     confident stay. The result is the plain mean, over the kept, of the class-weighted loss.
 
-    Reads two counts back from the device once per call. The order of the pixels matters only when
-    `threshold` keeps too few; one value is then selected, without a sort of the image.
+    The host reads nothing back. One value is selected where `threshold` keeps too few, without a
+    sort of the image; whether it does is known on the device only, so there it is always selected.
 
     Args:
         threshold: probability in (0, 1] below which a pixel is hard.
@@ -115,18 +116,13 @@ class OhemCrossEntropy(CrossEntropy):
 
     def _kept(self, probability: Tensor, valid: Tensor) -> Tensor:
         hard = valid & (probability < self.threshold)
-        num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
-        index = min(self.min_kept, num_valid - 1)
-        if num_hard > index:  # p[index] is below the threshold; also: no valid pixel
-            return hard
-        return valid & (probability < _kth_smallest(probability[valid], index))
-
-
-def _kth_smallest(values: Tensor, index: int) -> Tensor:
-    """`values.sort()[index]` of a vector, selecting from the nearer end."""
-    if 2 * index < len(values):
-        return values.topk(index + 1, largest=False, sorted=False).values.amax()
-    return values.topk(len(values) - index, sorted=False).values.amin()
+        if probability.device.type == "cpu" and hard.sum() > self.min_kept:
+            return hard  # p[min_kept] is below the threshold
+        ranked = probability.masked_fill(~valid, math.inf).flatten()
+        lowest = ranked.topk(min(self.min_kept + 1, len(ranked)), largest=False).values
+        last = (valid.sum() - 1).clamp(0, len(lowest) - 1)  # 0 where nothing is valid
+        limit = lowest.gather(0, last.view(1)).clamp_min(self.threshold)
+        return valid & (probability < limit)
 
 
 def pixel_loss(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor:

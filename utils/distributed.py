@@ -1,12 +1,14 @@
 """Processes and devices: one process per GPU, gloo on the CPU, none of it for a single process."""
 
+import inspect
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
@@ -16,7 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .stopping import SIGNALS, stopped
+
 WINDOWS = sys.platform == "win32"
+IGNORED = signal.SIG_IGN
 GRACE_SECONDS = 5  # for the other processes to end by themselves when one has failed
 
 
@@ -60,6 +65,48 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def adopt_scheduler() -> None:
+    """Understand what Slurm's `srun` says of this process as torchrun's variables."""
+    told = slurm_world(os.environ)
+    if told and not is_launched():
+        os.environ |= told
+
+
+def slurm_world(environment: Mapping[str, str]) -> dict[str, str]:
+    """torchrun's variables for one of several tasks of a Slurm job step; {} for anything else."""
+    names = ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
+    step, rank, local, tasks = (environment.get(name, "") for name in names)
+    if not step or not rank or int(tasks or 1) < 2:
+        return {}
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "")
+    counts = _slurm_counts(environment.get("SLURM_STEP_TASKS_PER_NODE", tasks))
+    job = int(environment.get("SLURM_JOB_ID", 0))
+    return {
+        "RANK": rank,
+        "LOCAL_RANK": local,
+        "WORLD_SIZE": tasks,
+        "LOCAL_WORLD_SIZE": str(counts[int(environment.get("SLURM_NODEID", 0))]),
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or _first_host(nodes) or "127.0.0.1",
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(20000 + job % 20000),
+    }
+
+
+def _slurm_counts(text: str) -> list[int]:
+    """Tasks of every node: "4(x2),1" is 4, 4, 1."""
+    counts: list[int] = []
+    for part in text.split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.rstrip(")") or 1)
+    return counts
+
+
+def _first_host(nodes: str) -> str:
+    """First name of a host list: "gpu[03-07,9]-ib,cpu1" is "gpu03-ib"."""
+    match = re.match(r"([^,\[]*)(?:\[([^\]]*)\])?([^,]*)", nodes)
+    first = re.split("[-,]", match[2])[0] if match[2] else ""
+    return match[1] + first + match[3]
+
+
 def set_tf32(allowed: bool) -> None:
     """Whether float32 convolutions and matrix products may run as TF32 on the GPU.
 
@@ -86,10 +133,12 @@ def set_backends(*, seed: int, tf32: bool, benchmark: bool, deterministic: bool)
 def launch(processes: int) -> int:
     """Run this very command once per process on this host.
 
-    SIGINT and SIGTERM go on to all of them. When one fails, the others are ended.
+    Signals that ask a run to stop go on to all of them. When one fails, the others are ended; one
+    that was asked to stop, saved and ended has not failed, and the others have all the time they
+    need.
 
     Returns:
-        Exit status: of the first process that failed, 0 if none did.
+        Exit status: of the first process that failed, else the same as all, 0 or 128 + signal.
     """
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -112,19 +161,30 @@ def launch(processes: int) -> int:
         for child in children:
             child.send_signal(number)
 
-    earlier = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
-    failed: subprocess.Popen | None = None
+    def failed() -> subprocess.Popen | None:
+        return next((c for c in children if c.returncode and not stopped(c.returncode)), None)
+
+    earlier = {n: signal.signal(n, pass_on) for n in SIGNALS if signal.getsignal(n) != IGNORED}
+    first: subprocess.Popen | None = None
     while None in [child.poll() for child in children]:
-        failed = failed or next((c for c in children if c.returncode), None)
-        if failed is not None:
+        first = first or failed()
+        if first is not None:
             time.sleep(GRACE_SECONDS)
             for child in children:
                 child.kill()
         time.sleep(0.1)
     for number, handler in earlier.items():
         signal.signal(number, handler)
-    failed = failed or next((c for c in children if c.returncode), None)
-    return 0 if failed is None else abs(failed.returncode)
+    first = first or failed()
+    if first is None:
+        return max(child.returncode for child in children)
+    if first.returncode < 0:
+        print(
+            f"error: process {children.index(first)} of {processes} was ended by signal "
+            f"{-first.returncode}; TRAIN.RESUME True goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+    return abs(first.returncode)
 
 
 def has_mps() -> bool:
@@ -208,6 +268,34 @@ def gather_objects(item: object, world: World) -> list:
     items = [None] * world.size
     dist.all_gather_object(items, item)
     return items
+
+
+def share_object(item: Any, world: World) -> Any:
+    """What process 0 has, in all of them."""
+    if world.size == 1:
+        return item
+    items = [item]
+    dist.broadcast_object_list(items, device=world.device)
+    return items[0]
+
+
+def wrap_forward(forward: nn.Module, world: World) -> nn.Module:
+    """`forward` with gradients averaged over all processes; unchanged for one process.
+
+    Norm statistics are not sent around in every step: synchronised norms have equal ones, others
+    are averaged before they are used (`NormStatistics.average`).
+    """
+    if world.size == 1:
+        return forward
+    wrapper = nn.parallel.DistributedDataParallel
+    names = inspect.signature(wrapper).parameters
+    quiet = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    return wrapper(
+        forward,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{quiet: False},
+    )
 
 
 def synchronise_norms(model: nn.Module, world: World) -> nn.Module:

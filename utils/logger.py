@@ -1,10 +1,12 @@
 """The run's own words: console, log.txt, metrics.jsonl and tensorboard, from one process only."""
 
 import contextlib
+import errno
 import json
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tqdm import tqdm
 from .records import atomic_write, storage_error
 
 KEPT = "checkpoints are whole; TRAIN.RESUME True goes on from last.pt"
+QUIET_SECONDS = 60  # without a terminal
 FLUSH_SECONDS = 60  # within which tensorboard sees a number
 
 
@@ -28,6 +31,7 @@ class RunLog:
     def __init__(self, folder: Path, enabled: bool = True) -> None:
         self.folder, self.enabled = folder, enabled
         self._open: list[Any] = []
+        self._said = time.monotonic()
         if not enabled:
             return
         with self._writing(folder, "nothing was written"):
@@ -50,10 +54,22 @@ class RunLog:
     def info(self, message: str) -> None:
         """A line on the console and in log.txt."""
         if self.enabled:
-            tqdm.write(message)
+            self._said = time.monotonic()
+            with self._writing(Path("the console")):
+                try:
+                    tqdm.write(message)
+                except OSError as error:
+                    if error.errno != errno.EIO:  # the terminal is gone; the run need not be
+                        raise
             with self._writing(self.folder / "log.txt"):
                 self._log.write(message + "\n")
                 self._log.flush()
+
+    def every_minute(self, line: Callable[[], str]) -> None:
+        """`line()` where no terminal shows a bar and a minute has passed since the last line."""
+        quiet = time.monotonic() - self._said > QUIET_SECONDS
+        if self.enabled and quiet and not sys.stderr.isatty():
+            self.info(line())
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Numbers for tensorboard."""
@@ -93,6 +109,8 @@ class RunLog:
         """What goes wrong inside is said to be about `path`, and ends this log."""
         try:
             yield
+        except BrokenPipeError:
+            raise
         except OSError as error:
             while self._open:
                 with contextlib.suppress(OSError):  # what they still hold cannot be written either

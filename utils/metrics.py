@@ -41,6 +41,7 @@ class ConfusionMatrix:
         device = torch.device(device)
         home = torch.device("cpu") if device.type == "mps" else device
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=home)
+        self._wrong = torch.zeros((), dtype=torch.int64, device=home)
         self._reduced = False
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
@@ -63,6 +64,9 @@ class ConfusionMatrix:
             )
         if prediction.device.type == "mps":
             prediction, label = prediction.cpu(), label.cpu()
+        if prediction.device.type == "cuda":
+            self._count_unseen(prediction, label)
+            return
         valid = label != self.ignore_label
         truth, guess = label[valid].long(), prediction[valid].long()
         self._check(truth, "label value", f" nor ignore ({self.ignore_label})")
@@ -70,11 +74,31 @@ class ConfusionMatrix:
         counts = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
         self.matrix += counts.view_as(self.matrix).to(self.matrix.device)
 
+    def _count_unseen(self, prediction: Tensor, label: Tensor) -> None:
+        """Count without a look at the result: what is no class is found out by `reduce`."""
+        classes = self.num_classes
+        ignored, wrong = classes**2, classes**2 + 1
+        known = (0 <= label) & (label < classes) & (0 <= prediction) & (prediction < classes)
+        cell = torch.where(known, label.long() * classes + prediction, wrong)
+        cell = torch.where(label == self.ignore_label, ignored, cell)
+        for image in cell + 0.5:  # one by one, so that a count stays exact in float32
+            counts = torch.histc(image, wrong + 1, 0, wrong + 1).long()
+            self.matrix += counts[:ignored].view_as(self.matrix)
+            self._wrong += counts[wrong]
+
     def reduce(self) -> None:
         """Sum over all processes of a running process group; without one nothing happens.
 
         Further calls change nothing, further updates are refused.
+
+        Raises:
+            ValueError: what was counted on a GPU held values that are no class.
         """
+        if self._wrong.any():
+            raise ValueError(
+                f"{int(self._wrong)} pixels have a label or prediction that is neither a class "
+                f"(0..{self.num_classes - 1}) nor ignore ({self.ignore_label})"
+            )
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
         if not self._reduced:

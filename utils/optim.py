@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def learning_rate(
@@ -31,7 +31,19 @@ def learning_rate(
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group `lr` times its own multiplier."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        scaled = lr * group["lr_scale"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(scaled)
+        else:
+            group["lr"] = scaled
+
+
+def steps_by_itself(device: torch.device) -> bool:
+    """Whether optimisers on `device` leave a step out by their own `found_inf`, unseen by the host.
+
+    Their learning rate is then a tensor on the GPU, so that a captured step can change it.
+    """
+    return device.type in ("cpu", "cuda")
 
 
 def build_optimizer(
@@ -69,8 +81,17 @@ def build_optimizer(
         }
         for (scale, decay), parameters in groups.items()
     ]
+    device = next(model.parameters()).device
+    fused = steps_by_itself(device) or None
+    if device.type == "cuda":
+        for group in params:
+            group["lr"] = torch.tensor(group["lr"], device=device)
     if name == "sgd":
-        return torch.optim.SGD(params, lr=lr, momentum=momentum)
+        optimizer = torch.optim.SGD(params, lr=lr, momentum=momentum, fused=fused)
+        if momentum and fused:  # without a buffer the first step would not know how to be left out
+            for parameter in (p for group in params for p in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     if name == "adamw":
-        return torch.optim.AdamW(params, lr=lr)
+        return torch.optim.AdamW(params, lr=lr, fused=fused, capturable=device.type == "cuda")
     raise ValueError(f"optimizer {name!r} is unknown; accepted: sgd, adamw")

@@ -56,13 +56,16 @@ def require_space(folder: str | Path, size: int, what: str, key: str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path, size: int | None = None) -> Iterator[BinaryIO]:
+def atomic_file(
+    path: str | Path, size: int | None = None, earlier: str | Path | None = None
+) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` only once it is whole and on disk.
 
     A new file gets the permissions that the umask leaves, a replaced one keeps its own.
 
     Args:
         size: bytes that will be written, where that is known; an error tells them.
+        earlier: takes the file that was at `path`, which at no moment is without one.
 
     Raises:
         StorageError: the disk is full, or the like; an earlier file is then as it was.
@@ -86,13 +89,37 @@ def atomic_file(path: str | Path, size: int | None = None) -> Iterator[BinaryIO]
             os.fsync(stream.fileno())
         if mode is not None:
             os.chmod(temporary, mode)
+            if earlier is not None:
+                _keep(path, Path(earlier))
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         ours = isinstance(error, OSError) and not isinstance(error, StorageError)
         if ours and (filled or error.errno in (*NO_ROOM, errno.EIO)):
             raise storage_error(path, error, size, kept) from None
         raise
+
+
+def _keep(path: Path, earlier: Path) -> None:
+    """Let `earlier` be the file that is at `path`, too."""
+    link = earlier.with_name(f".{earlier.name}.{secrets.token_hex(4)}")
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without links; for a moment only `earlier` is there
+        os.replace(path, earlier)
+        return
+    os.replace(link, earlier)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in `folder` on disk, too, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def atomic_write(path: str | Path, content: bytes | memoryview | str) -> None:

@@ -1,31 +1,45 @@
-"""Where a run stands, how it computes, and whether somebody asked it to stop."""
+"""What a training run is: its plan, where it stands, and all that a checkpoint holds of it."""
 
-import signal
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from types import FrameType
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from .distributed import World, sum_over_processes
+from .averaging import AveragedWeights, NormStatistics
+from .distributed import World, gather_objects
+
+MAX_BAD_STEPS = 20  # steps in a row without a finite loss and gradient before a run gives up
 
 
-class StopRequest:
-    """SIGINT and SIGTERM as a flag that loops look at; a second Ctrl-C interrupts at once."""
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is and what a step of it is made of.
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+    Attributes:
+        epochs: in all.
+        steps_per_epoch: optimiser steps.
+        accumulate: batches of one step, in every process.
+        batch: images of one step, over all processes.
+        save_every: steps between checkpoints, beside those after every epoch; 0 makes no others.
+    """
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    epochs: int
+    steps_per_epoch: int
+    accumulate: int
+    batch: int
+    save_every: int = 0
 
-    def anywhere(self, world: World) -> bool:
-        """Whether any process of the run was asked; the same answer in all of them."""
-        asked = torch.tensor([float(self.signal is not None)], device=world.device)
-        return sum_over_processes(asked, world).item() > 0
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def position(self, progress: "Progress") -> int:
+        """Steps of this plan that lie behind, as the learning rate counts them."""
+        return progress.epoch * self.steps_per_epoch + progress.step_in_epoch
 
 
 @dataclass
@@ -35,18 +49,22 @@ class Progress:
     Attributes:
         epoch: epochs finished, evaluation included.
         step_in_epoch: optimiser steps done of the epoch under way.
+        step: optimiser steps done in all; runs on where the length of an epoch changes.
         sums: loss parts summed over the finite steps of that epoch.
-        skipped: steps of that epoch left out because loss or gradient was not finite.
+        counted: steps of that epoch whose numbers have been looked at.
+        skipped: those left out because loss or gradient was not finite.
         unreadable: images of that epoch that others took the place of.
-        bad_in_a_row: such steps since the last good one, over epochs.
-        seconds: time those steps took.
+        bad_in_a_row: steps left out since the last good one, over epochs.
+        seconds: time the steps of that epoch took.
         best_miou: best mean IoU of the evaluations so far (0..1), -1 before the first.
         best_epoch: epochs finished at that evaluation.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
+    step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
     skipped: int = 0
     unreadable: int = 0
     bad_in_a_row: int = 0
@@ -54,9 +72,35 @@ class Progress:
     best_miou: float = -1.0
     best_epoch: int = 0
 
+    def advance(self) -> None:
+        """One more step is done; its numbers come later."""
+        self.step_in_epoch += 1
+        self.step += 1
+
+    def count(self, losses: dict[str, float], *, bad: bool, unreadable: int = 0) -> None:
+        """Add the numbers of one step.
+
+        Raises:
+            FloatingPointError: this is the MAX_BAD_STEPS-th bad one in a row.
+        """
+        self.counted += 1
+        self.unreadable += unreadable
+        if not bad:
+            self.bad_in_a_row = 0
+            for name, value in losses.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            return
+        self.skipped += 1
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row >= MAX_BAD_STEPS:
+            raise FloatingPointError(
+                f"loss or gradient was not finite {self.bad_in_a_row} steps in a row; try a lower "
+                "TRAIN.LR or TRAIN.PRECISION fp32"
+            )
+
     def means(self) -> dict[str, float | None]:
         """Averages over the finite steps of the epoch under way; a loss of None without any."""
-        finite = max(1, self.step_in_epoch - self.skipped)
+        finite = max(1, self.counted - self.skipped)
         return {"loss": None} | {name: value / finite for name, value in self.sums.items()}
 
     def end_epoch(self) -> None:
@@ -66,8 +110,127 @@ class Progress:
 
     def restart_epoch(self) -> None:
         """Forget the epoch under way."""
-        self.step_in_epoch, self.sums, self.skipped, self.seconds = 0, {}, 0, 0.0
-        self.unreadable = 0
+        self.step_in_epoch, self.counted, self.sums, self.seconds = 0, 0, {}, 0.0
+        self.skipped = self.unreadable = 0
+
+
+@dataclass
+class Run:
+    """All that training changes, and so exactly what a checkpoint holds.
+
+    Attributes:
+        model: the network that is trained.
+        optimizer: over its parameters.
+        scaler: of the loss; does nothing but for float16.
+        plan: how long it is.
+        facts: what else a checkpoint says of it, plain values.
+        averaged: weights averaged over the steps, or None.
+        progress: where it stands.
+        synchronised: whether norms see the images of all processes.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    plan: Plan
+    facts: dict[str, Any] = field(default_factory=dict)
+    averaged: AveragedWeights | None = None
+    progress: Progress = field(default_factory=Progress)
+    synchronised: bool = True
+
+    def __post_init__(self) -> None:
+        self.norms = NormStatistics(self.model)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Those to score; the first one is what the run is for."""
+        averaged = {} if self.averaged is None else {"averaged": self.averaged.model}
+        return averaged | {"trained": self.model}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.plan.epochs
+
+    @property
+    def epoch_trained(self) -> bool:
+        """Whether all steps of the epoch under way are done."""
+        return self.progress.step_in_epoch >= self.plan.steps_per_epoch
+
+    def weights(self) -> dict[str, Any]:
+        """What best.pt holds: the network that is scored."""
+        if self.averaged is not None:
+            self.averaged.counters_from(self.model)
+        scored = next(iter(self.networks.values()))
+        return self.facts | {"progress": asdict(self.progress), "model": scored.state_dict()}
+
+    def state(self, random: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        """What last.pt holds: the weights, and what a run needs to go on as if never stopped.
+
+        `random` is that of all processes, see `random_state`.
+        """
+        trained = {} if self.averaged is None else {"trained": self.model.state_dict()}
+        return self.weights() | {
+            **trained,
+            "steps_per_epoch": self.plan.steps_per_epoch,
+            "batch": self.plan.batch,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": list(random),
+        }
+
+    def equalise(self, world: World) -> None:
+        """Make all processes hold the same; they differ in norms that are not synchronised."""
+        if world.size > 1 and not self.synchronised:
+            self.norms.average(world)
+            if self.averaged is not None:
+                NormStatistics(self.averaged.model).average(world)
+
+    def restore(self, saved: dict[str, Any], world: World) -> None:
+        """Go on from `state`; with another batch or another number of processes, at the epoch."""
+        self.model.load_state_dict(saved.get("trained", saved["model"]))
+        if self.averaged is not None:
+            self.averaged.model.load_state_dict(saved["model"])
+        restore_optimizer(self.optimizer, saved["optimizer"])
+        if saved["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["scaler"])
+        self.progress = Progress(**saved["progress"])
+        self.norms.remember()
+        same = restore_random_state(saved["random"], world) and saved["batch"] == self.plan.batch
+        if not same or saved["steps_per_epoch"] != self.plan.steps_per_epoch:
+            self.progress.restart_epoch()
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the optimiser's memory but keep the settings that the configuration now states."""
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, now in zip(optimizer.param_groups, settings, strict=True):
+        group.update(now)
+
+
+def random_state(world: World) -> list[dict[str, torch.Tensor]]:
+    """The generators of every process, by rank."""
+    state = {"cpu": torch.get_rng_state()}
+    if world.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(world.device)
+    if world.device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return gather_objects(state, world)
+
+
+def restore_random_state(states: Sequence[dict[str, torch.Tensor]], world: World) -> bool:
+    """Put this process's generators back. False if the run had another number of processes."""
+    if len(states) != world.size:
+        return False
+    state = states[world.rank]
+    torch.set_rng_state(state["cpu"])
+    if world.device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], world.device)
+    if world.device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+    return True
 
 
 @dataclass(frozen=True)
@@ -78,15 +241,13 @@ class Precision:
     device: torch.device
 
     @classmethod
-    def choose(cls, name: str, device: torch.device) -> "Precision":
+    def choose(cls, name: str, device: torch.device, key: str = "TRAIN.PRECISION") -> "Precision":
         """Resolve "auto" for `device`. Raises ValueError where a type is not supported."""
         if name == "auto":
             return cls("bf16" if _has_bf16(device) else "fp32", device)
         if name == "fp16" and device.type != "cuda":
             place = "the CPU" if device.type == "cpu" else device.type
-            raise ValueError(
-                f"TRAIN.PRECISION fp16 needs a CUDA device; on {place}: auto, fp32 or bf16"
-            )
+            raise ValueError(f"{key} fp16 needs a CUDA device; on {place}: auto, fp32 or bf16")
         return cls(name, device)
 
     def autocast(self) -> AbstractContextManager:

@@ -1,0 +1,78 @@
+"""A step recorded once as a CUDA graph and replayed: the GPU then no longer waits for Python."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = Sequence[tuple[Tensor | None, ...]]
+EAGER_STEPS = 3  # real ones, in which kernels are chosen and optimisers make their memory
+
+
+class Capture:
+    """Runs `compute(inputs)` eagerly a few times, records it, and replays the record from then on.
+
+    The eager steps are steps of the run, on a stream of their own as recording asks for; recording
+    computes nothing. So a captured run goes the way of an eager one. All that `compute` reads must
+    keep its place: inputs are copied to where the recorded ones lie.
+
+    Args:
+        tell: called with one sentence if recording fails; steps are then computed eagerly.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.failed = False
+        self._done = 0
+        self._inputs: Inputs = ()
+        self._result: Tensor | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, compute: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
+        """The result of `compute`, a new tensor."""
+        if self.failed:
+            return compute(inputs)
+        if self._done < EAGER_STEPS:
+            self._done += 1
+            return self._aside(compute, inputs)
+        if self.graph is None:
+            self._record(compute, inputs)
+            if self.graph is None:
+                return compute(inputs)
+        for kept, new in zip(self._inputs, inputs, strict=True):
+            for place, value in zip(kept, new, strict=True):
+                if place is not None:
+                    place.copy_(value, non_blocking=True)
+        self.graph.replay()
+        return self._result.clone()
+
+    def _aside(self, compute: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
+        """Eagerly, on the stream that warms up for recording."""
+        current = torch.cuda.current_stream()
+        self._stream = self._stream or torch.cuda.Stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = compute(inputs)
+        current.wait_stream(self._stream)
+        for tensor in (result, *(t for part in inputs for t in part if t is not None)):
+            tensor.record_stream(current)
+            tensor.record_stream(self._stream)
+        return result
+
+    def _record(self, compute: Callable[[Inputs], Tensor], inputs: Inputs) -> None:
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before: Any = generator.clone_state()
+        self._inputs = [tuple(None if t is None else t.clone() for t in part) for part in inputs]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._result = compute(self._inputs)
+            self.graph = graph
+        except RuntimeError as error:  # out of memory is one of these
+            generator.graphsafe_set_state(before)
+            self.failed, self._inputs, self._result = True, (), None
+            torch.cuda.empty_cache()
+            reason = str(error).strip().splitlines()[0]
+            self.tell(f"steps are not captured but computed one by one: {reason}")

@@ -1,0 +1,41 @@
+"""Failures that lie in the machine, not in the program: one sentence each."""
+
+import re
+
+import torch
+import torch.distributed as dist
+
+GOES_ON = "The checkpoints are whole: TRAIN.RESUME True goes on from the last"
+LOST = "closed by peer|reset by peer|Broken pipe|[Tt]imed out|[Tt]imeout|refused|NCCL|gloo"
+NO_MEMORY = "can't allocate memory|Cannot allocate memory|out of memory"
+
+
+def sentence_about(error: Exception) -> str | None:
+    """What to say of `error`; None where it is a fault of the program."""
+    return _memory(error) or _processes(error)
+
+
+def _memory(error: Exception) -> str | None:
+    if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, str(error)):
+        return None
+    where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "this machine"
+    first = (str(error).strip().splitlines() or ["no room"])[0]
+    return (
+        f"{where} has no memory left ({first}); in training lower TRAIN.BATCH_SIZE_PER_GPU and "
+        "raise TRAIN.ACCUMULATE by as much (--probe tells what fits) or lower TRAIN.IMAGE_SIZE, in "
+        f"evaluation lower TEST.BATCH_SIZE_PER_GPU or set TEST.SLIDE. {GOES_ON}"
+    )
+
+
+def _processes(error: Exception) -> str | None:
+    """Processes that cannot reach one another."""
+    if not dist.is_available():
+        return None
+    told = isinstance(error, dist.DistError)
+    if not told and not (dist.is_initialized() and re.search(LOST, str(error))):
+        return None
+    first = str(error).strip().splitlines()[0]
+    return (
+        f"another process of this run has ended or cannot be reached ({first}); its own output "
+        f"says why. {GOES_ON}"
+    )

@@ -1,0 +1,55 @@
+"""Signals that ask a run to save and end."""
+
+import contextlib
+import os
+import signal
+import time
+from types import FrameType
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+SECOND_THOUGHT = 2.0  # seconds within which another Ctrl-C is the same one
+
+
+def stopped(status: int) -> bool:
+    """Whether an exit status is that of a run which was asked to stop, saved and ended."""
+    return status - 128 in SIGNALS
+
+
+class StopRequest:
+    """Ctrl-C, and what schedulers send before they kill, as a flag that loops look at.
+
+    The first is answered at once. A Ctrl-C after SECOND_THOUGHT seconds interrupts; the run then
+    goes on from its last checkpoint only.
+
+    Args:
+        speaks: whether this process answers, one of several.
+    """
+
+    def __init__(self, speaks: bool = True) -> None:
+        self.signal: int | None = None
+        self._speaks, self._since = speaks, 0.0
+        for number in SIGNALS:
+            asked = number in (signal.SIGINT, signal.SIGTERM)
+            if asked or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, self._note)
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def status(self) -> int:
+        """Exit status of a run that was asked to stop, by this process's signal or another's."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = number, now
+            if self._speaks:
+                # A handler may run within any write of the program: not print, and no lock.
+                with contextlib.suppress(OSError):
+                    again = "; Ctrl-C again: discard" if number == signal.SIGINT else ""
+                    os.write(2, f"\nstopping after this step and saving{again}\n".encode())
+        elif number == signal.SIGINT and now - self._since > SECOND_THOUGHT:
+            raise KeyboardInterrupt
