@@ -157,7 +157,7 @@ def start_run(job: Job, world: World) -> Run:
     run = build_run(config, job.model, job.meta, job.plan, world)
     if saved is None:
         if world.is_main:
-            require_room(job.folder, run.model, run.optimizer)
+            require_room(job.folder, run.model, run.optimizer, len(run.networks))
         return run
     run.restore(saved, world)
     changed = changed_keys(config, saved["config"])

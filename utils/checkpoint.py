@@ -49,14 +49,17 @@ def save_checkpoint(
         stream.write(data)
 
 
-def require_room(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def require_room(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, networks: int = 1
+) -> None:
     """Raise ValueError where `folder` has no room for the checkpoints of a new run.
 
-    At their largest those are last.pt, the one before it, the next one, and best.pt.
+    At their largest those are last.pt, the one before it, the next one, and best.pt. `networks` is
+    how often last.pt holds the weights: twice if they are averaged.
     """
     weights = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
     moments = 2 if "betas" in optimizer.defaults else 1  # per parameter: AdamW, SGD with momentum
-    last = weights + moments * sum(p.nbytes for p in model.parameters())
+    last = networks * weights + moments * sum(p.nbytes for p in model.parameters())
     require_space(folder, 3 * last + weights, "the checkpoints of this run", "OUTPUT_DIR")
 
 

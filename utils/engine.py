@@ -47,14 +47,14 @@ def train_one_epoch(
             bar.update()
             progress.seconds = time.perf_counter() - began
             saves = run.plan.save_every and progress.step % run.plan.save_every == 0
-            if step.is_due() or saves or step.stopping or run.epoch_trained:
-                look(run, step, log, bar, wait=saves or step.stopping or run.epoch_trained)
+            if step.is_due() or saves or step.stopping:
+                look(run, step, log, bar, wait=saves)
             if step.stopping:
-                look(run, step, log, bar, wait=True)
-                return False
+                break
             if saves:
                 save()
-    return True
+        look(run, step, log, bar, wait=True)
+    return not step.stopping
 
 
 def look(run: Run, step: Step, log: RunLog, bar: tqdm, *, wait: bool) -> None:

@@ -15,15 +15,13 @@ from utils.checkpoint import (
     FORMAT,
     check_belongs,
     keep_earlier_run,
-    random_state,
     read_resumable,
     require_room,
-    restore_optimizer,
-    restore_random_state,
     save_checkpoint,
 )
 from utils.distributed import World
 from utils.records import StorageError
+from utils.run_state import random_state, restore_optimizer, restore_random_state
 
 CPU = World(0, 1, torch.device("cpu"))
 CONTENT = {
@@ -91,7 +89,7 @@ def test_the_room_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, make):
     asked = []
     monkeypatch.setattr("utils.checkpoint.require_space", lambda _, size, *__: asked.append(size))
     require_room(tmp_path, model, optimizer)
-    assert 0.9 * (2 * last + best) < asked[0] < 2 * last + best  # headers of the files are small
+    assert 0.9 * (3 * last + best) < asked[0] < 3 * last + best  # headers of the files are small
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process with SIGKILL")

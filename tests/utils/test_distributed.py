@@ -24,7 +24,7 @@ from utils.distributed import (
     sum_over_processes,
     synchronise_norms,
 )
-from utils.engine import TrainForm
+from utils.step import TrainForm
 
 ROOT = Path(__file__).resolve().parents[2]
 

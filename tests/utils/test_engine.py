@@ -1,15 +1,21 @@
 """One epoch: losses that are not finite, gradient accumulation, what a resumed epoch reports."""
 
+import operator
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from models.weights import read_checkpoint
+from utils.averaging import AveragedWeights
+from utils.checkpoint import read_resumable, save_checkpoint
 from utils.distributed import World
-from utils.engine import MAX_BAD_STEPS, TrainForm, evaluate, train_one_epoch
+from utils.engine import evaluate, train_one_epoch
 from utils.metrics import ConfusionMatrix
-from utils.run_state import Precision, Progress, StopRequest
+from utils.optim import build_optimizer
+from utils.run_state import MAX_BAD_STEPS, Plan, Precision, Run, random_state
+from utils.step import Step, TrainForm
 
 CPU = torch.device("cpu")
 WORLD = World(0, 1, CPU)
@@ -74,49 +80,70 @@ class Log:
     def scalars(self, values, step):
         self.steps.append(step)
 
+    def every_minute(self, line):
+        assert "images/s" in line()
+
+
+class Stop:
+    """What a signal sets."""
+
+    asked = False
+
+    def __call__(self):
+        return self.asked
+
 
 @pytest.fixture
-def stop(monkeypatch):
-    monkeypatch.setattr("utils.run_state.signal.signal", lambda *_: None)
-    return StopRequest()
+def stop():
+    return Stop()
 
 
-def train(model, loader, stop, *, progress=None, steps=None, accumulate=1, **more):
-    log, progress = Log(), progress or Progress()
-    precision = Precision.choose("fp32", CPU)
-    finished = train_one_epoch(
-        TrainForm(model),
+def new_run(model, *, steps, accumulate=1, size=2, ema=0.0, momentum=0.0, save_every=0):
+    return Run(
+        model,
+        build_optimizer(model, "sgd", lr=0.1, weight_decay=0.0, momentum=momentum),
+        Precision.choose("fp32", CPU).scaler(),
+        Plan(9, steps, accumulate, size, save_every),
+        averaged=AveragedWeights(model, ema) if ema else None,
+    )
+
+
+def new_step(run, stop=lambda: False, **more):
+    return Step(
+        TrainForm(run.model),
         criterion,
-        loader,
-        torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=0.1),
         world=WORLD,
-        precision=precision,
-        scaler=precision.scaler(),
-        progress=progress,
-        steps_per_epoch=steps or len(loader) // accumulate,
-        lr_of_step=lambda step: 0.1,
-        log=log,
+        precision=Precision.choose("fp32", CPU),
+        learning_rate=lambda step: 0.1,
         stop=stop,
-        accumulate=accumulate,
         **more,
     )
-    return finished, progress, log
 
 
-def test_a_step_without_a_finite_loss_is_skipped_counted_and_named(stop):
+def train(model, loader, stop=lambda: False, *, run=None, steps=None, accumulate=1, **more):
+    """One epoch; the progress after it."""
+    run = run or new_run(model, steps=steps or len(loader) // accumulate, accumulate=accumulate)
+    log = Log()
+    finished = train_one_epoch(run, new_step(run, stop, **more), loader, log)
+    return finished, run.progress, log
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 100])
+def test_a_step_without_a_finite_loss_is_skipped_counted_and_named(log_every):
     model = Net()
-    finished, progress, log = train(model, batches(4, 2, poison=[3]), stop)
+    finished, progress, log = train(model, batches(4, 2, poison=[3]), log_every=log_every)
     assert finished and progress.skipped == 1 and progress.step_in_epoch == 4
     assert log.lines == ["step 2 skipped: not finite on image2, image3"]
+    assert log.steps == [1, 2, 3, 4]
     assert all(p.isfinite().all() for p in model.parameters())
     assert 0 < progress.means()["loss"] < 10
 
 
-def test_images_that_others_replaced_are_counted_and_named(stop):
+def test_images_that_others_replaced_are_counted_and_named():
     loader = batches(3, 2)
     loader[1]["skipped"] = [[], ["image7 is empty (0 bytes)", "image9 is gone"]]
     loader[2]["skipped"] = [[], []]
-    _, progress, log = train(Net(), loader, stop)
+    _, progress, log = train(Net(), loader)
     assert progress.unreadable == 2 and progress.skipped == 0
     assert log.lines == [
         "step 2: image7 is empty (0 bytes); another image took its place",
@@ -126,95 +153,201 @@ def test_images_that_others_replaced_are_counted_and_named(stop):
     assert progress.unreadable == 0
 
 
-def test_a_skipped_step_leaves_no_trace_in_the_norms(stop):
-    model = Net(norm=True)
-    train(model, batches(2, 2, poison=[2]), stop)
-    clean = Net(norm=True)
-    train(clean, batches(2, 2)[:1], stop)
-    for name, buffer in clean.named_buffers():
-        assert torch.equal(buffer, dict(model.named_buffers())[name]), name
-    assert model.eval()(torch.zeros(1, 3, 4, 4)).isfinite().all()
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("poisoned", [[2, 3], [0, 1], [2, 3, 4, 5]])
+def test_a_skipped_step_leaves_no_trace_anywhere(name, poisoned):
+    """Weights, optimiser, averaged weights and norms are those of a run without that step."""
+
+    def trained(loader):
+        model = Net(norm=True)
+        run = new_run(model, steps=len(loader), ema=0.9)
+        more = {"momentum": 0.9} if name == "sgd" else {}
+        run.optimizer = build_optimizer(model, name, lr=0.1, weight_decay=0.01, **more)
+        run.averaged.set_step = lambda step: run.averaged._rate.fill_(0.25)
+        assert train(model, loader, run=run)[0]
+        return run
+
+    loader = batches(4, 2, poison=poisoned)
+    run = trained(loader)
+    clean = trained([b for b in loader if b["image"].isfinite().all()])
+    for kind in ("model", "averaged.model"):
+        pairs = [operator.attrgetter(kind)(r).state_dict() for r in (run, clean)]
+        for key, value in pairs[1].items():
+            if "num_batches" not in key:
+                assert torch.equal(pairs[0][key], value), (kind, key)
+    states = [r.optimizer.state_dict()["state"] for r in (run, clean)]
+    for index, values in states[1].items():
+        for key, value in values.items():
+            assert torch.equal(states[0][index][key], value), (index, key)
+    assert run.model.eval()(torch.zeros(1, 3, 4, 4)).isfinite().all()
 
 
-def test_a_finite_loss_with_a_broken_gradient_is_skipped(stop):
+def test_a_finite_loss_with_a_broken_gradient_is_skipped():
     model = Net()
     before = model.conv.weight.detach().clone()
     model.conv.weight.register_hook(lambda gradient: gradient * float("nan"))
-    _, progress, _ = train(model, batches(2, 2), stop, clip_grad=1.0)
+    _, progress, _ = train(model, batches(2, 2), clip_grad=1.0)
     assert progress.skipped == 2 and torch.equal(model.conv.weight, before)
     assert progress.means() == {"loss": None}
 
 
-def test_a_run_that_never_recovers_ends_however_short_its_epochs(stop):
-    progress, epochs = Progress(), 0
+def test_a_run_that_never_recovers_ends_however_short_its_epochs():
+    run, epochs = new_run(Net(), steps=3, size=1), 0
     with pytest.raises(FloatingPointError, match=r"20 steps in a row.*TRAIN\.LR"):
         while epochs < MAX_BAD_STEPS:
-            train(Net(), batches(3, 1, poison=range(3)), stop, progress=progress)
-            progress.end_epoch()
+            train(run.model, batches(3, 1, poison=range(3)), run=run)
+            run.progress.end_epoch()
             epochs += 1
     assert epochs == MAX_BAD_STEPS // 3
 
 
-def test_accumulated_batches_are_one_larger_batch(stop):
+def test_accumulated_batches_are_one_larger_batch():
     whole, split = Net(), Net()
-    train(whole, batches(2, 4), stop)
-    train(split, batches(4, 2), stop, accumulate=2)
+    train(whole, batches(2, 4))
+    train(split, batches(4, 2), accumulate=2)
     for a, b in zip(whole.parameters(), split.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_gradients_are_clipped(stop):
+def test_gradients_are_clipped():
     free, clipped = Net(), Net()
     before = free.conv.weight.detach().clone()
-    train(free, batches(1, 4), stop)
-    train(clipped, batches(1, 4), stop, clip_grad=0.01)
+    train(free, batches(1, 4))
+    train(clipped, batches(1, 4), clip_grad=0.01)
     moved = [(m.conv.weight - before).norm().item() for m in (free, clipped)]
     assert moved[1] < moved[0] and moved[1] <= 0.1 * 0.01 * 1.001
 
 
+def test_a_step_is_that_of_a_plain_loop():
+    model, plain = Net(norm=True), Net(norm=True)
+    loader = batches(5, 4)
+    run = new_run(model, steps=5, momentum=0.9)
+    train(model, loader, run=run)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    for batch in loader:
+        optimizer.zero_grad()
+        criterion(plain.forward_train(batch["image"]), batch["label"], None)[0].backward()
+        optimizer.step()
+    for (name, a), b in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_averaged_weights_start_low_and_follow():
+    run, expected = new_run(Net(), steps=6, ema=0.6), None
+    weights = []
+    step = new_step(run)
+    for batch in batches(6, 2):
+        step(run, [batch])
+        weights.append(run.model.conv.weight.detach().clone())
+    expected = Net().conv.weight.detach().clone()
+    for index, weight in enumerate(weights):
+        decay = min(0.6, (1 + index) / (10 + index))
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(run.averaged.model.conv.weight, expected)
+    assert list(run.networks) == ["averaged", "trained"]
+    assert run.weights()["model"]["conv.weight"] is not run.model.conv.weight
+
+
 def test_a_stop_ends_after_the_step_and_the_rest_completes_the_means(stop):
     model, loader = Net(), batches(4, 2)
-    _, reference, _ = train(Net(), loader, stop)
+    _, reference, _ = train(Net(), loader)
+    run = new_run(model, steps=4)
 
     def first_two():
         yield loader[0]
-        stop.signal = 15
+        stop.asked = True
         yield loader[1]
 
-    finished, progress, _ = train(model, first_two(), stop, steps=4)
-    assert not finished and progress.step_in_epoch == 2
-    stop.signal = None
-    finished, progress, log = train(model, loader[2:], stop, progress=progress, steps=4)
+    finished, progress, _ = train(model, first_two(), stop, run=run)
+    assert not finished and progress.step_in_epoch == progress.counted == 2
+    stop.asked = False
+    finished, progress, log = train(model, loader[2:], stop, run=run)
     assert finished and log.steps == [3, 4]
     assert progress.means() == pytest.approx(reference.means())
     assert progress.means()["grad_norm"] > 0
 
 
-def test_evaluation_counts_every_image_and_a_stop_makes_it_void(stop):
-    model, loader, seen = Net(), batches(3, 2), []
-    confusion = ConfusionMatrix(2)
-    done = evaluate(
-        model, loader, confusion, world=WORLD, stop=stop, on_batch=lambda b, _: seen.append(b)
+def test_checkpoints_are_asked_for_when_all_steps_are_counted():
+    run, saved = new_run(Net(), steps=5, save_every=2), []
+
+    def save():
+        saved.append((run.progress.step, run.progress.counted))
+
+    train_one_epoch(run, new_step(run, log_every=4), batches(5, 2), Log(), save)
+    assert saved == [(2, 2), (4, 4)] and run.progress.counted == 5
+
+
+def test_a_run_comes_back_to_the_bit(tmp_path):
+    loader = batches(6, 2)
+    whole = new_run(Net(norm=True), steps=6, ema=0.9, momentum=0.9)
+    train(whole.model, loader, run=whole)
+
+    half = new_run(Net(norm=True), steps=6, ema=0.9, momentum=0.9)
+    train(half.model, loader[:3], run=half)
+    facts = {"architecture": "net", "dataset": "none", "class_names": ["a", "b"], "config": ""}
+    half.facts = facts
+    save_checkpoint(tmp_path / "last.pt", half.state(random_state(WORLD)))
+    rest = new_run(Net(norm=True), steps=6, ema=0.9, momentum=0.9)
+    rest.restore(read_resumable(tmp_path / "last.pt", read_checkpoint, "net", ["a", "b"]), WORLD)
+    train(rest.model, loader[3:], run=rest)
+    for kind in ("model", "averaged.model"):
+        for r in (whole, rest):
+            r.weights()  # which brings the counters along
+        one, two = (operator.attrgetter(kind)(r).state_dict() for r in (whole, rest))
+        assert all(torch.equal(one[key], two[key]) for key in one), kind
+    assert rest.progress.sums == whole.progress.sums and rest.progress.step == 6
+
+
+def test_the_captured_step_is_asked_with_what_it_may_copy():
+    """On the CPU nothing is recorded; what the recorder is given must be all that changes."""
+    seen = []
+
+    def capture(compute, inputs):
+        seen.append(inputs)
+        return compute(inputs)
+
+    run = new_run(Net(), steps=2)
+    train(run.model, batches(2, 2), run=run, capture=capture)
+    assert len(seen) == 2 and all(isinstance(t, Tensor) for t in seen[0][0][:2])
+    assert seen[0][0][2] is None
+
+
+def scored(networks, loader, **more):
+    counts = evaluate(
+        networks,
+        loader,
+        lambda: ConfusionMatrix(2),
+        world=WORLD,
+        precision=Precision.choose("fp32", CPU),
+        **more,
     )
-    assert done and len(seen) == 3 and int(confusion.matrix.sum()) == 6 * 16
-    expected = sum(int((model(b["image"]).argmax(1) == b["label"]).sum()) for b in loader)
-    assert int(confusion.matrix.diagonal().sum()) == expected
-    stop.signal = 2
-    assert not evaluate(model, loader, ConfusionMatrix(2), world=WORLD, stop=stop)
+    return counts
+
+
+def test_evaluation_counts_every_image_and_a_stop_makes_it_void(stop):
+    model, other, loader, seen = Net(), Net(norm=True).eval(), batches(3, 2), []
+    done = scored({"a": model, "b": other}, loader, stop=stop, on_batch=lambda b, _: seen.append(b))
+    assert list(done) == ["a", "b"] and len(seen) == 3
+    for name, network in (("a", model), ("b", other)):
+        assert int(done[name].matrix.sum()) == 6 * 16
+        right = sum(int((network(b["image"]).argmax(1) == b["label"]).sum()) for b in loader)
+        assert int(done[name].matrix.diagonal().sum()) == right
+    stop.asked = True
+    assert scored({"a": model}, loader, stop=stop) is None
 
 
 def test_logits_are_scored_at_the_size_before_scaling():
-    model, confusion, seen = Net(), ConfusionMatrix(2), []
+    model, seen = Net(), []
     image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     label = torch.zeros(1, 6, 9, dtype=torch.uint8)
     batch = {"image": image, "label": label, "size": [(6, 9)]}
-    evaluate(model, [batch], confusion, world=WORLD, on_batch=lambda _, p: seen.append(p))
+    done = scored({"a": model}, [batch], on_batch=lambda _, p: seen.append(p))
     logits = torch.nn.functional.interpolate(model(image), (6, 9), mode="bilinear")
     assert torch.equal(seen[0], logits.argmax(1))
-    assert int(confusion.matrix.sum()) == 54
+    assert int(done["a"].matrix.sum()) == 54
     two = {"image": image.repeat(2, 1, 1, 1), "size": [(6, 9), (9, 6)]}
     with pytest.raises(ValueError, match=r"set TEST\.BATCH_SIZE_PER_GPU 1"):
-        evaluate(model, [two], confusion, world=WORLD)
+        scored({"a": model}, [two])
 
 
 def test_precisions():
