@@ -37,12 +37,28 @@ def ended(root, folder, rest, times, reader):
     [
         ("return None", 0, ""),
         ("return 3", 3, ""),
-        ("raise ValueError('one sentence')", 2, "error: one sentence\n"),
+        ("from utils.errors import InputError as E; raise E('a word')", 2, "error: a word\n"),
+        ("from datasets import DataError as E; raise E('a word')", 2, "error: a word\n"),
+        ("raise OSError(28, 'No space left')", 2, "error: [Errno 28] No space left\n"),
+        ("raise MemoryError", 2, None),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
     ],
 )
 def test_a_program_ends_with_its_status(root, tmp_path, rest, status, error):
-    assert ended(root, tmp_path, rest, 1, reader=True) == (status, error)
+    found = ended(root, tmp_path, rest, 1, reader=True)
+    assert found[0] == status and (found[1] == error or error is None)
+    assert "Traceback" not in found[1]
+
+
+@pytest.mark.parametrize("rest", ["int('x')", "raise ValueError('a library')", "{}['x']"])
+def test_a_fault_of_the_program_keeps_its_traceback(root, tmp_path, rest):
+    status, error = ended(root, tmp_path, rest, 1, reader=True)
+    assert status == 1 and error.startswith("Traceback") and rest in error
+
+
+def test_all_tracebacks_are_there_for_those_who_ask(root, tmp_path):
+    rest = "import os; os.environ['RTSEG_DEBUG'] = '1'; raise OSError('gone')"
+    assert "Traceback" in ended(root, tmp_path, rest, 1, reader=True)[1]
 
 
 @pytest.mark.parametrize("times", [1, 100_000], ids=["at the end", "on the way"])

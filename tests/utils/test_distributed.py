@@ -21,6 +21,7 @@ from utils.distributed import (
     init_world,
     launch,
     set_tf32,
+    slurm_world,
     sum_over_processes,
     synchronise_norms,
 )
@@ -82,8 +83,12 @@ def test_two_processes_have_the_loss_gradients_and_statistics_of_one(tmp_path):
 SCRIPT = """
 import os, signal, sys, time
 rank, mode, folder = int(os.environ["RANK"]), sys.argv[1], sys.argv[2]
-if mode == "wait":
+if mode == "killed" and rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if mode in ("wait", "slow"):
     def stop(number, _):
+        if mode == "slow" and rank == 0:
+            time.sleep(1.5)
         open(f"{folder}/stopped{rank}", "w").close()
         sys.exit(128 + number)
     signal.signal(signal.SIGTERM, stop)
@@ -99,11 +104,11 @@ LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); import utils.distribu
 LAUNCH += "d.GRACE_SECONDS = 0.2; sys.argv.pop(0); sys.exit(d.launch(2))"
 
 
-def launcher(tmp_path, mode):
+def launcher(tmp_path, mode, **more):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-c", LAUNCH, ROOT, script, mode, tmp_path]
-    return subprocess.Popen(list(map(str, command)))
+    return subprocess.Popen(list(map(str, command)), **more)
 
 
 @pytest.mark.medium
@@ -123,6 +128,67 @@ def test_a_signal_reaches_every_launched_process(tmp_path, number):
     process.send_signal(number)
     assert process.wait(timeout=600) == 128 + number
     assert {p.name for p in tmp_path.glob("stopped*")} == {"stopped0", "stopped1"}
+
+
+@pytest.mark.medium
+def test_nobody_is_ended_while_another_still_saves(tmp_path):
+    """Process 1 stops at once; process 0 takes longer than the others of a failure are given."""
+    process = launcher(tmp_path, "slow")
+    end = time.monotonic() + 300
+    while len(list(tmp_path.glob("up*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=600) == 143
+    assert (tmp_path / "stopped0").exists()
+
+
+def test_a_process_that_is_killed_is_told(tmp_path):
+    process = launcher(tmp_path, "killed", stderr=subprocess.PIPE, text=True)
+    assert "process 1 of 2 was ended by signal 9" in process.communicate(timeout=300)[1]
+    assert process.returncode == 9
+
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "6", "SLURM_JOB_ID": "123456"}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (
+            {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+             "SLURM_STEP_NODELIST": "gpu[03-04]", "SLURM_STEP_TASKS_PER_NODE": "4,2"},
+            ("5", "1", "6", "2", "gpu03", "23456"),
+        ),
+        (
+            {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "2",
+             "SLURM_STEP_NODELIST": "a1,b[2-3]", "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
+             "MASTER_PORT": "1234"},
+            ("0", "0", "6", "2", "a1", "1234"),
+        ),
+        (
+            {"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "0",
+             "SLURM_STEP_NODELIST": "n[7,9-12]-ib", "SLURM_STEP_TASKS_PER_NODE": "6"},
+            ("3", "3", "6", "6", "n7-ib", "23456"),
+        ),
+    ],
+)  # fmt: skip
+def test_slurm_is_understood(more, expected):
+    told = slurm_world(STEP | more)
+    names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split()
+    assert tuple(told[name] for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"},  # a batch script, not yet a step of it
+        STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+    ],
+    ids=["none", "script", "one task"],
+)
+def test_slurm_without_company_changes_nothing(environment):
+    assert slurm_world(environment) == {}
 
 
 def test_gpus_must_fit_the_processes(monkeypatch):
