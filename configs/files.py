@@ -1,10 +1,14 @@
 """The yaml files of a configuration and the `_BASE_` files behind them."""
 
 import difflib
+import shlex
 from collections.abc import Hashable
 from pathlib import Path
 
 import yaml
+
+# Endings of folded configurations, and how the file is called that goes on top of the network's.
+_FOLDED = {"_aug": "trainaug_", "_trainval": "trainval", "_batch32": "batch32_"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,7 +38,8 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
         raise ValueError(f"config {path} is a folder; name one of its .yaml files")
     if not path.is_file():
         origin = f", named as _BASE_ in {seen[-1]}" if seen else ""
-        raise FileNotFoundError(f"config {path} does not exist{origin}{_namesake(path)}")
+        hint = _folded(path, bool(seen)) or _namesake(path)
+        raise FileNotFoundError(f"config {path} does not exist{origin}{hint}")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -49,6 +54,22 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
     for base in bases:
         files += read_chain(path.parent / base, (*seen, path.resolve()))
     return [*files, (path, content)]
+
+
+def _folded(path: Path, is_base: bool) -> str:
+    """What a configuration is now called that used to have a file and is one of two files now."""
+    for ending, overlay in _FOLDED.items():
+        plain = path.with_name(path.name.replace(f"{ending}.yaml", ".yaml"))
+        if plain.name == path.name or not plain.is_file():
+            continue
+        # the last word of an overlay's name begins those of its networks; one has two families
+        network = path.stem.replace("rtlinearformer", "rtformer")
+        for other in sorted(path.parent.glob(f"{overlay}*.yaml")):
+            if network.startswith(other.stem.removeprefix(overlay)):
+                if is_base:
+                    return f"; write _BASE_: [{plain.name}, {other.name}] with their folder"
+                return f"; write --cfg {shlex.quote(str(plain))} --cfg {shlex.quote(str(other))}"
+    return ""
 
 
 def _namesake(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from yacs.config import CfgNode
 
 from .defaults import defaults
 from .files import read_chain
+from .ranges import check, expand_paths, is_option
 
 COMMAND_LINE = "command line"
 _MOVED = {
@@ -57,7 +57,8 @@ def get_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[str
         for part in reversed(key.split(".")):
             content = {part: content}
         _merge(config, content, "", COMMAND_LINE, origins)
-    _check(config, origins)
+    expand_paths(config, origins)
+    check(config, origins)
     config.freeze()
     return config
 
@@ -124,7 +125,7 @@ def _merge(
         key = f"{prefix}{name}"
         if name not in node:
             if node.is_new_allowed():
-                node[name] = _plain(value)
+                node[name] = _option(name, value, key, source)
                 continue
             while isinstance(value, dict) and len(value) == 1:  # a pair names the whole path
                 (inner, value), *_ = value.items()
@@ -181,6 +182,22 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _option(name: Any, value: Any, key: str, source: str) -> Any:
+    """A constructor option of the network, which a checkpoint and a dump can hold."""
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError(
+            f"{source}: {key.removesuffix(f'.{name}')} has the key {name!r}; accepted: names of "
+            "constructor options"
+        )
+    value = _plain(value)
+    if not is_option(value):
+        raise ValueError(
+            f"{source}: {key} is {value!r} ({type(value).__name__}); accepted: text, a number "
+            "(integers below 2**31), True, False, None, or a tuple of these"
+        )
+    return value
+
+
 def _coerce(old: Any, value: Any, key: str, source: str) -> Any:
     """`value` in the type of `old`. int -> float and scalar -> 1-tuple are the only coercions."""
     if not isinstance(old, str):  # "(0,1)" and "1e-3" are text in yaml and on the command line
@@ -199,120 +216,3 @@ def _coerce(old: Any, value: Any, key: str, source: str) -> Any:
             f"{type(old).__name__}, such as {old!r}"
         )
     return value
-
-
-class _Rules:
-    """What values must be. `origins`: key -> the source that set it."""
-
-    def __init__(self, origins: dict[str, str]) -> None:
-        self.origins = origins
-
-    def need(self, ok: bool, key: str, value: Any, accepted: str) -> None:
-        if not ok:
-            origin = f"{self.origins[key]}: " if key in self.origins else ""
-            raise ValueError(f"{origin}{key} is {value!r}; accepted: {accepted}")
-
-    def choice(self, key: str, value: str, *names: str) -> None:
-        self.need(value in names, key, value, ", ".join(names))
-
-    def positive(self, key: str, value: float, least: float = 1) -> None:
-        self.need(least <= value < math.inf, key, value, f"{least} or more")
-
-    def numbers(self, key: str, value: tuple, count: int | None, kinds: tuple = (int,)) -> None:
-        ok = all(type(v) in kinds and 0 < v < math.inf for v in value)
-        ok = ok and count in (None, len(value))
-        size = "" if count is None else f"{count} "
-        names = " or ".join(kind.__name__ for kind in kinds)
-        self.need(ok, key, value, f"{size}positive numbers ({names})")
-
-
-def _check(c: CfgNode, origins: dict[str, str]) -> None:
-    """Ranges and choices that hold for every configuration."""
-    rules = _Rules(origins)
-    need, choice, positive = rules.need, rules.choice, rules.positive
-    choice("DATASET.CACHE", c.DATASET.CACHE, "none", "ram", "disk")
-    choice("DATASET.ON_ERROR", c.DATASET.ON_ERROR, "stop", "skip")
-    choice("TRAIN.AUGMENT_ON", c.TRAIN.AUGMENT_ON, "cpu", "device")
-    need(0 < c.DATASET.CACHE_GB < 1e9, "DATASET.CACHE_GB", c.DATASET.CACHE_GB, "above 0, below 1e9")
-    choice("LOSS.NAME", c.LOSS.NAME, "ce", "ohem")
-    choice("LOSS.AUX_NAME", c.LOSS.AUX_NAME, "ce", "ohem")
-    choice("TRAIN.OPTIMIZER", c.TRAIN.OPTIMIZER, "sgd", "adamw")
-    choice("TRAIN.CAPTURE", c.TRAIN.CAPTURE, "auto", "on", "off")
-    for section in ("TRAIN", "TEST"):
-        choice(f"{section}.PRECISION", c[section].PRECISION, "auto", "fp32", "bf16", "fp16")
-    for name in ("BATCH_SIZE_PER_GPU", "ACCUMULATE", "END_EPOCH", "EVAL_EVERY", "LOG_EVERY"):
-        positive(f"TRAIN.{name}", c.TRAIN[name])
-    positive("TEST.BATCH_SIZE_PER_GPU", c.TEST.BATCH_SIZE_PER_GPU)
-    positive("TEST.SIZE_DIVISOR", c.TEST.SIZE_DIVISOR)
-    for key, value in (
-        ("WORKERS", c.WORKERS),
-        ("TEST.OVERLAYS", c.TEST.OVERLAYS),
-        ("TRAIN.WARMUP_STEPS", c.TRAIN.WARMUP_STEPS),
-        ("TRAIN.SAVE_EVERY", c.TRAIN.SAVE_EVERY),
-        ("TRAIN.WD", c.TRAIN.WD),
-        ("TRAIN.CLIP_GRAD", c.TRAIN.CLIP_GRAD),
-        ("TRAIN.BASE_SIZE", c.TRAIN.BASE_SIZE),
-        ("TRAIN.SHORT_SIDE", c.TRAIN.SHORT_SIDE),
-        ("TEST.SHORT_SIDE", c.TEST.SHORT_SIDE),
-        ("TEST.LONG_SIDE", c.TEST.LONG_SIDE),
-        ("TRAIN.SCALE_STEP", c.TRAIN.SCALE_STEP),
-        ("LOSS.BOUNDARY_WEIGHT", c.LOSS.BOUNDARY_WEIGHT),
-        ("LOSS.BOUNDARY_AWARE_WEIGHT", c.LOSS.BOUNDARY_AWARE_WEIGHT),
-    ):
-        positive(key, value, 0)
-    need(0 <= c.SEED < 2**63, "SEED", c.SEED, f"0 to {2**63 - 1}")
-    need(c.TRAIN.LR > 0, "TRAIN.LR", c.TRAIN.LR, "above 0")
-    threshold = c.LOSS.OHEM_THRESHOLD
-    need(0 < threshold <= 1, "LOSS.OHEM_THRESHOLD", threshold, "above 0, at most 1")
-    positive("LOSS.OHEM_MIN_KEPT", c.LOSS.OHEM_MIN_KEPT, 0)
-    need(bool(c.OUTPUT_DIR), "OUTPUT_DIR", c.OUTPUT_DIR, "a folder, such as output")
-    _check_schedule(c, rules)
-    _check_tuples(c, rules)
-
-
-def _check_schedule(c: CfgNode, rules: _Rules) -> None:
-    """What would only be found wanting on the way."""
-    t, need = c.TRAIN, rules.need
-    need(t.LR < math.inf, "TRAIN.LR", t.LR, "above 0, finite")
-    need(0 <= t.END_LR <= t.LR, "TRAIN.END_LR", t.END_LR, f"0 to TRAIN.LR, {t.LR}")
-    rules.positive("TRAIN.POWER", t.POWER, 0)
-    rules.positive("TRAIN.WARMUP_LR", t.WARMUP_LR, 0)
-    ok = t.WARMUP_LR <= t.LR or not t.WARMUP_STEPS
-    need(ok, "TRAIN.WARMUP_LR", t.WARMUP_LR, f"0 to TRAIN.LR, {t.LR}")
-    need(0 <= t.EMA < 1, "TRAIN.EMA", t.EMA, "0 (off) or more, below 1")
-    need(0 <= t.MOMENTUM < 1, "TRAIN.MOMENTUM", t.MOMENTUM, "0 or more, below 1")
-    need(0 <= t.PAD_VALUE <= 255, "TRAIN.PAD_VALUE", t.PAD_VALUE, "0 to 255")
-
-
-def _check_tuples(c: CfgNode, rules: _Rules) -> None:
-    need, numbers = rules.need, rules.numbers
-    numbers("TRAIN.IMAGE_SIZE", c.TRAIN.IMAGE_SIZE, 2)
-    numbers("DATASET.SIZE", c.DATASET.SIZE, 2)
-    numbers("TRAIN.SCALE_RANGE", c.TRAIN.SCALE_RANGE, 2, (int, float))
-    low, high = c.TRAIN.SCALE_RANGE
-    need(low <= high, "TRAIN.SCALE_RANGE", c.TRAIN.SCALE_RANGE, "smaller factor first")
-    step = c.TRAIN.SCALE_STEP
-    ok = low == high or step <= high - low + 1e-6
-    need(ok, "TRAIN.SCALE_STEP", step, f"0 to the width of TRAIN.SCALE_RANGE, {(low, high)}")
-    weights = c.LOSS.AUX_WEIGHTS
-    ok = all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
-    need(ok, "LOSS.AUX_WEIGHTS", weights, "numbers of 0 or more, one per auxiliary head")
-    numbers("TEST.SCALES", c.TEST.SCALES, None, (int, float))
-    need(bool(c.TEST.SCALES), "TEST.SCALES", c.TEST.SCALES, "at least one factor, such as (1.0,)")
-    window, stride = c.TEST.SLIDE, c.TEST.STRIDE
-    for key, value in (("TEST.SLIDE", window), ("TEST.STRIDE", stride)):
-        numbers(key, value, 2 if value else 0)
-    ok = all(step <= side for step, side in zip(stride, window or (0, 0), strict=False))
-    need(ok, "TEST.STRIDE", stride, f"(), or (width, height) of at most TEST.SLIDE, {window}")
-    resets = c.MODEL.RESET
-    ok = all(isinstance(name, str) and name.strip(". ") for name in resets)
-    need(ok, "MODEL.RESET", resets, """names of submodules, such as "('head', 'aux_head')\"""")
-    gpus = c.GPUS
-    ok = all(type(g) is int and g >= 0 for g in gpus) and len(set(gpus)) == len(gpus)
-    need(
-        ok,
-        "GPUS",
-        gpus,
-        'different device numbers, such as 0 or "(0,1)"; () is the first GPU, or the CPU where '
-        "there is none (CUDA_VISIBLE_DEVICES= hides GPUs)",
-    )

@@ -126,7 +126,10 @@ class SceneDataset(Dataset):
         """
         draw = Draw(*draw) if isinstance(draw, tuple) else Draw(draw, 0)
         index, scene, skipped = self.readable(draw)
-        sample = self.transform(scene, np.random.default_rng(draw.seed))
+        try:
+            sample = self.transform(scene, np.random.default_rng(draw.seed))
+        except (DataError, MemoryError) as error:
+            raise DataError(f"{self.name(index)}: {str(error) or 'out of memory'}") from None
         item: dict[str, Any] = {"image": torch.from_numpy(sample.image)}
         if sample.label is not None:
             item["label"] = torch.from_numpy(np.require(sample.label, requirements="W"))

@@ -12,6 +12,7 @@ import numpy as np
 
 from .boundary import label_boundary
 from .color import ColorChange, draw_color, recolor
+from .meta import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -186,7 +187,7 @@ class TrainTransform:
     ) -> np.ndarray:
         """Scale `part` to `size` and pad it to the crop."""
         if part.shape[:2] != size:
-            part = cv2.resize(part, size[::-1], interpolation=interpolation)
+            part = _resized(part, size, interpolation)
         below, right = self.crop_size[0] - size[0], self.crop_size[1] - size[1]
         if below or right:
             border = (fill, fill, fill)
@@ -234,7 +235,7 @@ class EvalTransform:
         image = sample.image
         size = self.target_size(image.shape[:2])
         if image.shape[:2] != size:
-            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+            image = _resized(image, size, cv2.INTER_LINEAR)
         return Sample(self.normalize(image), sample.label, sample.boundary)
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -291,6 +292,18 @@ def cut(
         return sample.image[part], None, None
     edge = label_boundary(sample.label, window) if boundary else None
     return sample.image[part], sample.label[part], edge
+
+
+def _resized(part: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """`part` scaled to `size` (height, width). Raises DataError where that cannot be."""
+    try:
+        return cv2.resize(part, size[::-1], interpolation=interpolation)
+    except (cv2.error, MemoryError, OverflowError) as error:
+        (high, wide), reason = part.shape[:2], getattr(error, "err", None) or error
+        raise DataError(
+            f"a picture of {high}x{wide} cannot be scaled to {size[0]}x{size[1]} (height x width): "
+            f"{' '.join(str(reason).split()) or 'out of memory'}"
+        ) from None
 
 
 def _mirror(array: np.ndarray | None) -> np.ndarray | None:

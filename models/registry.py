@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 
 from torch import nn
@@ -108,12 +109,22 @@ def _build(name: str, cls: Callable, defaults: Mapping, options: Mapping, *argum
         raise ValueError(
             f"{name} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}"
         )
+    endless = sorted(option for option, value in options.items() if not _is_finite(value))
+    if endless:
+        raise ValueError(f"{name} with options {options}: {endless[0]} must be finite")
     try:
         model = cls(*arguments, **{**defaults, **options})
-    except (TypeError, RuntimeError, ArithmeticError) as error:  # torch's, of negative sizes
-        reason = " ".join(str(error).split())
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or "out of memory"
         raise ValueError(f"{name} cannot be built with options {options}: {reason}") from error
     empty = next((key for key, p in model.named_parameters() if not p.numel()), None)
     if empty is not None:
         raise ValueError(f"{name} with options {options} has nothing in {empty}")
     return model
+
+
+def _is_finite(value: object) -> bool:
+    """Whether no number in `value` is infinite or not a number."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -111,11 +111,7 @@ def is_of_the_data(key):
     """Whether data decide a setting, rather than the recipe of a network."""
     crops = "IMAGE_SIZE BATCH_SIZE_PER_GPU END_EPOCH BASE_SIZE SHORT_SIDE SCALE_RANGE SCALE_STEP"
     section, _, leaf = key.rpartition(".")
-    return (
-        section == "TEST"
-        or (section == "DATASET" and leaf != "CLASS_WEIGHTS")
-        or (section == "TRAIN" and leaf in crops.split())
-    )
+    return section in ("TEST", "DATASET") or (section == "TRAIN" and leaf in crops.split())
 
 
 def test_the_second_network_of_the_page_has_its_own_recipe():

@@ -9,10 +9,15 @@ from builders import build_network, count
 from yacs.config import CfgNode
 
 from configs.loader import changed_keys
-from datasets import DatasetMeta, SceneDataset
+from datasets import DatasetMeta, EvalTransform, SceneDataset
 
 FEW_STEPS = 20  # of an epoch
 FEW_IN_ALL = 200  # of a run
+
+# What an image may be enlarged to for scoring: OpenCV counts in 16 bits in places, and 2^28 pixels
+# are 3 GB of input alone.
+LONGEST_SIDE = 2**15
+MOST_PIXELS = 2**28
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -28,47 +33,89 @@ def check_folder(folder: Path, key: str) -> None:
         raise ValueError(f"{key} leads to {folder}, but {place} {what}")
 
 
-def check_batch_norm(config: CfgNode, meta: DatasetMeta, processes: int) -> None:
-    """Raise ValueError if a norm layer would see a single value per channel in training.
+def check_network(config: CfgNode, meta: DatasetMeta, processes: int) -> None:
+    """Raise ValueError if the network of `config` cannot be trained on its batches.
 
-    That is found by a forward pass that computes nothing. Only one image per process can do it:
-    networks reduce their maps to one pixel, but not the batch.
+    That is found by a forward pass that computes nothing: options that no network can be built
+    from or run with, crops that it cannot take, and norm layers that would see a single value per
+    channel. Only one image per process can do the last: networks reduce their maps to one pixel,
+    but not the batch.
     """
     t = config.TRAIN
-    images = t.BATCH_SIZE_PER_GPU * (processes if t.SYNC_BN else 1)
-    if images > 1:
-        return
+    images = min(2, t.BATCH_SIZE_PER_GPU * (processes if t.SYNC_BN else 1))
     width, height = t.IMAGE_SIZE
-    with torch.device("meta"):
-        network = build_network(config, meta).train()
-        picture = torch.empty(images, 3, height, width)
     try:
-        network.forward_train(picture)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
+        with torch.device("meta"):
+            network = build_network(config, meta).train()
+            network.forward_train(torch.empty(images, 3, height, width))
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        reason = str(error).partition("\n")[0].partition(", but expected")[0]
+    else:
+        return
+    if images == 1 and "more than 1 value per channel" in reason:
         shared = " or TRAIN.SYNC_BN True" if processes > 1 else ""
         raise ValueError(
             f"TRAIN.BATCH_SIZE_PER_GPU 1 is too small for {network.architecture}: it normalises a "
             "map of one pixel by the other images of the batch; set TRAIN.BATCH_SIZE_PER_GPU 2 or "
             f"more{shared} (TRAIN.ACCUMULATE does not help)"
-        ) from None
+        )
+    raise ValueError(
+        f"MODEL.NAME {config.MODEL.NAME} with MODEL.OPTIONS {dict(config.MODEL.OPTIONS)} cannot be "
+        f"trained on crops of TRAIN.IMAGE_SIZE {t.IMAGE_SIZE}: {reason}"
+    )
+
+
+def unused_reset(config: CfgNode) -> list[str]:
+    """A sentence where MODEL.RESET is set, but no weights that it could leave out."""
+    reset = config.MODEL.RESET
+    if not reset or config.MODEL.PRETRAINED:
+        return []
+    return [
+        f"MODEL.RESET {reset} does nothing without MODEL.PRETRAINED, the weights that need not "
+        "fill these parts; all weights start at random"
+    ]
 
 
 def check_test_batch(config: CfgNode, dataset: SceneDataset, samples: int = 8) -> None:
-    """Raise ValueError if some of the images to score differ in size but are to share a batch."""
-    if config.TEST.BATCH_SIZE_PER_GPU == 1:
-        return
-    sizes = {}
+    """Raise ValueError if images to score become too large, or differ in size within a batch."""
+    batch, sizes = config.TEST.BATCH_SIZE_PER_GPU, {}
+    samples = 2 if batch == 1 else samples
     for index in np.unique(np.linspace(0, len(dataset) - 1, samples, dtype=int)).tolist():
         sizes.setdefault(dataset.load(index).image.shape[:2], dataset.name(index))
-    if len(sizes) > 1:
+    for size, name in sizes.items():
+        check_scored_size(config, size, name)
+    if batch > 1 and len(sizes) > 1:
         found = [f"{name} is {height}x{width}" for (height, width), name in sizes.items()]
         raise ValueError(
-            f"TEST.BATCH_SIZE_PER_GPU is {config.TEST.BATCH_SIZE_PER_GPU}, but the images of "
+            f"TEST.BATCH_SIZE_PER_GPU is {batch}, but the images of "
             f"{config.DATASET.TEST_SET} differ in size ({found[0]}, {found[1]}); set "
             "TEST.BATCH_SIZE_PER_GPU 1"
         )
+
+
+def check_scored_size(config: CfgNode, size: tuple[int, int], name: str) -> None:
+    """Raise ValueError if TEST enlarges image `name` of `size` (height, width) beyond reason.
+
+    That is, beyond LONGEST_SIDE or MOST_PIXELS. An image as it is may be of any size.
+    """
+    test = config.TEST
+    sides = {"short_side": test.SHORT_SIDE, "long_side": test.LONG_SIDE}
+    stretched = EvalTransform(**sides, divisor=test.SIZE_DIVISOR).target_size(size)
+    stages = {
+        f"TEST.SHORT_SIDE {test.SHORT_SIDE}, TEST.LONG_SIDE {test.LONG_SIDE}": EvalTransform(
+            **sides
+        ).target_size(size),
+        f"TEST.SIZE_DIVISOR {test.SIZE_DIVISOR}": stretched,
+        f"TEST.SCALES {test.SCALES}": [side * max(1, *test.SCALES) for side in stretched],
+    }
+    for setting, (height, width) in stages.items():
+        large = max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS
+        if large and height * width > size[0] * size[1]:
+            raise ValueError(
+                f"{setting} would bring {name} from {size[0]}x{size[1]} to {height:.6g}x{width:.6g}"
+                f" (height x width); accepted: sides of up to {LONGEST_SIDE} and {MOST_PIXELS} "
+                "pixels in all"
+            )
 
 
 def refuse_changes(config: CfgNode, earlier: str, path: Path) -> None:

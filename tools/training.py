@@ -21,10 +21,11 @@ from builders import (
 )
 from checks import (
     advice,
-    check_batch_norm,
     check_folder,
+    check_network,
     check_test_batch,
     refuse_changes,
+    unused_reset,
 )
 from yacs.config import CfgNode
 
@@ -96,7 +97,12 @@ def check_job(config: CfgNode, folder: Path) -> Job:
     criterion = build_criterion(config, model, meta)
     train_set = build_dataset(config, train=True, need_boundary=model.has_boundary)
     test_set = build_dataset(config, train=False)
-    remarks = [*quick_check(train_set), *quick_check(test_set), *unused_weights(config, meta)]
+    remarks = [
+        *quick_check(train_set),
+        *quick_check(test_set),
+        *unused_weights(config, meta),
+        *unused_reset(config),
+    ]
     if not test_set.labelled:
         raise ValueError(
             f"DATASET.TEST_SET {config.DATASET.TEST_SET} names no labels; training scores every "
@@ -105,7 +111,7 @@ def check_job(config: CfgNode, folder: Path) -> Job:
     check_test_batch(config, test_set)
     processes = world_size(config.GPUS)
     plan = build_plan(config, len(train_set), processes)
-    check_batch_norm(config, meta, processes)
+    check_network(config, meta, processes)
     job = Job(config, folder, meta, model, criterion, train_set, test_set, plan, remarks)
     if t.RESUME and os.environ.get("RANK", "0") == "0":  # others go on as the first one does
         find_saved(job)

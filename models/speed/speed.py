@@ -27,16 +27,19 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from _init_paths import run_main  # puts the repository root first on sys.path
 
+from datasets.machine import cpu_count, free_memory
 from models import SegModel, build_model, fuse, resolve_name
 from models.weights import load_weights, read_checkpoint
 from utils.benchmark import alternate, count_macs, count_parameters, peak_memory, time_ratio
 from utils.distributed import set_tf32
-from utils.records import environment, sha256, write_json
+from utils.names import file_stem
+from utils.records import environment, require_folder, sha256, write_json
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMS = ("logits", "upsample", "argmax")
 ROUNDS = 10
 MIN_ITERATIONS = 10
+SECONDS = 4.0
 NOISY = 1.5  # p90 over p10 of a line beyond which times say little
 
 
@@ -84,16 +87,18 @@ def parse(argv: Sequence[str] | None, default_name: str | None) -> argparse.Name
     add("--tf32", action=switch, default=None, help="CUDA, convolutions and products; on")
     add("--weights", metavar="FILE", help="checkpoint; fresh weights if not given")
     add("--compare-unfused", action="store_true")
-    add("--seconds", type=float, default=4.0, help="measured per line, at least")
-    add("--threads", metavar="N", type=int, help="CPU threads")
-    add("--out", metavar="FILE", help="default output/speed/<name>_<H>x<W>_<...>.json")
+    add("--seconds", type=float, default=SECONDS, help="measured per line, at least")
+    add("--threads", metavar="N", type=int, help="CPU threads, at most one for each core")
+    add("--out", metavar="FILE", help="default output/speed/<name>_<H>x<W>_<what differs>.json")
     args = parser.parse_args(argv)
-    for option in ("batch", "threads"):
+    for option in ("batch", "threads", "c"):
         value = getattr(args, option)
-        if value is not None and value < 1:
-            raise ValueError(f"--{option} is {value}; it must be at least 1")
-    if min(args.r) < 1:
-        raise ValueError(f"--r is {args.r[0]} {args.r[1]}; height and width must be positive")
+        if value is not None and not 1 <= value < 2**31:
+            raise ValueError(f"--{option} is {value}; it must be at least 1 and below 2**31")
+    if not 1 <= min(args.r) <= max(args.r) < 2**31:
+        raise ValueError(
+            f"--r is {args.r[0]} {args.r[1]}; height and width must be positive and below 2**31"
+        )
     if not 0 < args.seconds < float("inf"):
         raise ValueError(f"--seconds is {args.seconds}; it must be positive")
     return args
@@ -116,8 +121,62 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         torch.backends.cudnn.benchmark = True
         set_tf32(args.tf32 is not False)  # as training and evaluation do
     if args.threads:
-        torch.set_num_threads(args.threads)
+        cores = cpu_count()
+        if args.threads > cores:
+            print(f"--threads {args.threads}: limited to {cores}, the CPU cores at hand")
+        torch.set_num_threads(min(args.threads, cores))
     return device
+
+
+def check_images(model: SegModel, args: argparse.Namespace, device: torch.device) -> None:
+    """Raise ValueError where images of `args` cannot be measured; nothing is computed."""
+    model.check_size(*args.r)
+    try:
+        shadow = copy.deepcopy(model).to("meta")
+        shadow(torch.empty(args.batch, 3, *args.r, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{_what(model, args)} cannot be run: {reason}") from None
+    numbers = args.batch * args.r[0] * args.r[1] * (3 + args.c)  # images and their logits at least
+    size, free = numbers * PRECISIONS[args.precision].itemsize, free_memory()
+    if device.type == "cpu" and size > free:
+        raise ValueError(
+            f"{_what(model, args)} needs more than {size / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free; use a smaller --r or --batch"
+        )
+
+
+def record_path(args: argparse.Namespace, name: str, device: torch.device) -> Path:
+    """The file of the record: --out, or a name with everything that differs from the defaults.
+
+    Raises ValueError where no such file can be written.
+    """
+    if args.out:
+        path = Path(args.out)
+        if path.is_dir():
+            raise ValueError(f"--out {path} is a folder; name a file in it")
+        require_folder(path.parent, "the folder of --out")
+        return path
+    weights = args.weights and f"{Path(args.weights).stem[:40]}-{sha256(args.weights)[:8]}"
+    parts = {
+        f"c-{args.c}": args.c != 19,
+        f"batch-{args.batch}": args.batch != 1,
+        "contiguous": not args.channels_last,
+        "compile": args.compile,
+        "no_tf32": args.tf32 is False,
+        f"weights-{weights}": bool(weights),
+        "unfused": args.compare_unfused,
+        f"threads-{torch.get_num_threads()}": bool(args.threads),
+        f"seconds-{args.seconds:g}": args.seconds != SECONDS,
+    }
+    usual = f"{name}_{args.r[0]}x{args.r[1]}_{args.precision}_{device.type}"
+    stem = "_".join([usual, *(part for part, differs in parts.items() if differs)])
+    require_folder(ROOT / "output/speed", "the folder of records")
+    return ROOT / "output/speed" / f"{file_stem(stem, longest=200)}.json"
+
+
+def _what(model: SegModel, args: argparse.Namespace) -> str:
+    return f"{model.architecture} at {args.batch}x3x{args.r[0]}x{args.r[1]}"
 
 
 def prepare(
@@ -266,21 +325,22 @@ def main(
     if checkpoint is not None and checkpoint.facts.get("architecture") == name:
         options = checkpoint.facts.get("options", {})
     model = build_model(name, args.c, **options).eval()
-    model.check_size(*args.r)
+    check_images(model, args, device)
     if checkpoint is not None:
         print(load_weights(model, checkpoint, inference=True))
+    path = record_path(args, name, device)
     with torch.inference_mode():
         try:
             numbers = run(model, args, device)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
             raise ValueError(
-                f"{name} at {args.batch}x3x{args.r[0]}x{args.r[1]} does not fit into the device's "
-                "memory; use a smaller --r or --batch"
+                f"{_what(model, args)} does not fit into the device's memory; use a smaller --r or "
+                "--batch"
             ) from error
     record = describe(model, args, device) | numbers
     print(report(record))
-    file = f"{name}_{args.r[0]}x{args.r[1]}_{args.precision}_{device.type}.json"
-    path = Path(args.out) if args.out else ROOT / "output" / "speed" / file
     write_json(path, record)
     print(f"\nwritten to {path}")
     return 0

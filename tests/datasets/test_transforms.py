@@ -2,8 +2,17 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import EvalTransform, Normalize, Sample, TrainTransform, check_crop, label_boundary
+from datasets import (
+    DataError,
+    EvalTransform,
+    Normalize,
+    Sample,
+    TrainTransform,
+    check_crop,
+    label_boundary,
+)
 from datasets.color import _turn_hue, distort_color
+from datasets.synthetic import SyntheticScenes
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, _span
 
 RNG = np.random.default_rng
@@ -285,3 +294,24 @@ def test_the_base_scale_reaches_the_short_side_within_the_long_one():
 def test_impossible_evaluation_sides_are_refused(bad):
     with pytest.raises(ValueError, match="accepted: 0 and above"):
         EvalTransform(**bad)
+
+
+@pytest.mark.parametrize("side", [10**8, 2**31 - 1, 2**40])
+def test_a_size_that_cannot_be_is_a_data_error(side):
+    sample = Sample(np.zeros((4, 6, 3), np.uint8))
+    for transform in (EvalTransform((side, side)), EvalTransform(short_side=side, divisor=8)):
+        with pytest.raises(DataError, match=r"^a picture of 4x6 cannot be scaled to \d+x") as told:
+            transform(sample)
+        assert "\n" not in str(told.value)
+    with pytest.raises(DataError, match="a picture of 1x1 cannot be scaled to"):
+        TrainTransform((side, side), scale_range=(side, side))(sample, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), DataError("too large")])
+def test_what_a_transform_cannot_do_is_told_with_the_image(error):
+    def transform(sample, rng):
+        raise error
+
+    dataset = SyntheticScenes(0, 2, (48, 64), transform=transform)
+    with pytest.raises(DataError, match=rf"^{dataset.name(1)}: (out of memory|too large)$"):
+        dataset[1]

@@ -195,6 +195,24 @@ def test_senseless_options_are_refused_in_one_sentence(name):
             meta(name, **{width: (bad,) * 4 if width == "embed_dims" else bad})
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rtlinearformer_slim", {"low_to_high": "foo"}),
+        ("rtlinearformer_slim", {"base_channels": 0}),
+        ("rtlinearformer_slim", {"focus_power": float("nan")}),
+        ("rtformer_slim", {"base_channels": 1.5}),
+        ("pidnet_s", {"head_channels": float("inf")}),
+        ("lrformer_t", {"depths": (2, 2, 2, float("nan"))}),
+    ],
+)
+def test_what_cannot_be_built_is_named_with_its_options(name, options):
+    with pytest.raises(ValueError) as caught:
+        meta(name, **options)
+    assert str(caught.value).startswith(name) and f"options {options}" in str(caught.value)
+
+
 def test_accepted_options_of_an_unknown_name():
     with pytest.raises(ValueError, match="'pidnet_small'; did you mean pidnet_s"):
         accepted_options("pidnet_small")

@@ -124,6 +124,24 @@ def test_weights_are_loaded_completely(tmp_path):
         (["--a", "pidnet_s", "--batch", "0"], "--batch is 0"),
         (["--a", "pidnet_s", "--threads", "0"], "--threads is 0"),
         (["--a", "pidnet_s", "--seconds", "0"], "--seconds is 0.0"),
+        (["--a", "pidnet_s", "--threads", "1" + "0" * 20], "--threads is 1000"),
+        (["--a", "pidnet_s", "--batch", "1" + "0" * 20], "--batch is 1000"),
+        (["--a", "pidnet_s", "--c", "1" + "0" * 20], "--c is 1000"),
+        (["--a", "pidnet_s", "--r", "64", "1" + "0" * 20], "--r is 64 1000"),
+        (
+            ["--a", "pidnet_s", *QUICK, "--batch", "100000000"],
+            "100000000x3x64x128 needs more",
+        ),
+        (["--a", "pidnet_s", *QUICK, "--r", "100000000", "100000000"], "use a smaller --r or"),
+        (
+            ["--a", "pidnet_s", *QUICK, "--r", f"{2**31 - 1}", f"{2**31 - 1}"],
+            "s at 1x3x2147",
+        ),
+        (["--a", "pidnet_s", *QUICK, "--out", "tests"], "--out tests is a folder; name a file"),
+        (
+            ["--a", "pidnet_s", *QUICK, "--out", "README.md/x.json"],
+            "of --out README.md must",
+        ),
         (["--a", "pidnet_s", "--precision", "int8"], "invalid choice: 'int8'"),
         (["--a", "pidnet_s", "--device", "cpu", "--precision", "fp16"], "fp16 needs CUDA"),
         (["--a", "pidnet_s", "--device", "cpu", "--tf32"], "need CUDA"),
@@ -134,6 +152,53 @@ def test_bad_input_is_one_sentence(arguments, message):
     with pytest.raises(ValueError) as error:
         speed.main(arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_does_not_fit_is_told_before_and_while_it_runs(monkeypatch, tmp_path):
+    arguments = ["--a", "pidnet_s", *QUICK, "--out", str(tmp_path / "x.json")]
+    monkeypatch.setattr(speed, "free_memory", lambda: 1e5)
+    with pytest.raises(ValueError, match=r"needs more than 0\.0 GB of memory, and 0\.0 GB are"):
+        speed.main(arguments)
+    monkeypatch.setattr(speed, "free_memory", lambda: 1e18)
+    no_room = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+    for error in (no_room, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+        monkeypatch.setattr(speed, "run", lambda *_, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(ValueError, match="pidnet_s at 1x3x64x128 does not fit into the device"):
+            speed.main(arguments)
+    monkeypatch.setattr(speed, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake")))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        speed.main(arguments)
+
+
+@pytest.mark.parametrize("asked", [3, 100000, 2**31 - 1])
+def test_threads_are_limited_to_the_cores(asked, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(speed, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    speed.choose_device(speed.parse(["--a", "pidnet_s", "--threads", str(asked)], None))
+    assert taken == [2]
+    assert capsys.readouterr().out == f"--threads {asked}: limited to 2, the CPU cores at hand\n"
+    speed.choose_device(speed.parse(["--a", "pidnet_s", "--threads", "2"], None))
+    assert taken == [2, 2] and not capsys.readouterr().out
+
+
+def test_records_of_other_conditions_have_other_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    for folder, content in (("a", b"1"), ("b", b"2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "best.pt").write_bytes(content)
+    usual, names = ["--a", "pidnet_s"], []
+    for more in (
+        "", "--c 11", "--batch 2", "--compile", "--no-channels-last", "--no-tf32", "--seconds 1",
+        "--compare-unfused", "--threads 1", f"--weights {tmp_path}/a/best.pt", "--precision bf16",
+        f"--weights {tmp_path}/b/best.pt", "--r 64 128", "--batch 2 --compile",
+    ):  # fmt: skip
+        args = speed.parse([*usual, *more.split()], None)
+        names.append(speed.record_path(args, "pidnet_s", torch.device("cpu")).name)
+    assert names[0] == "pidnet_s_1024x2048_fp32_cpu.json" and len(set(names)) == len(names)
+    assert names[-1] == "pidnet_s_1024x2048_fp32_cpu_batch-2_compile.json"
+    same = speed.parse([*usual, "--c", "19", "--batch", "1", "--tf32"], None)
+    assert speed.record_path(same, "pidnet_s", torch.device("cpu")).name == names[0]
 
 
 @pytest.mark.parametrize(

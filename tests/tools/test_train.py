@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checks import check_batch_norm
+from checks import check_network
 
 from configs import get_config
 from datasets import get_meta
@@ -257,12 +257,12 @@ def test_one_image_per_process_is_refused_where_norms_need_more(name, root):
     ):  # fmt: skip
         settings = config("TRAIN.SYNC_BN", sync)
         if expected:
-            check_batch_norm(settings, meta, processes)
+            check_network(settings, meta, processes)
             continue
         with pytest.raises(ValueError, match=r"set TRAIN.BATCH_SIZE_PER_GPU 2") as caught:
-            check_batch_norm(settings, meta, processes)
+            check_network(settings, meta, processes)
         assert ("TRAIN.SYNC_BN True" in str(caught.value)) == (processes == 2)
-    check_batch_norm(config("TRAIN.BATCH_SIZE_PER_GPU", "2"), meta, 1)
+    check_network(config("TRAIN.BATCH_SIZE_PER_GPU", "2"), meta, 1)
 
 
 def test_a_damaged_checkpoint_is_not_resumed(tmp_path, run, tiny, reference):
