@@ -6,7 +6,7 @@ from .ade20k import ADE20K
 from .boundary import label_boundary
 from .cache import make_cache
 from .camvid import CAMVID, SYNTHETIC
-from .checking import quick_check
+from .checking import quick_check, shared_images
 from .cityscapes import CITYSCAPES
 from .cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from .device.loader import DeviceLoader
@@ -43,6 +43,7 @@ __all__ = [
     "quick_check",
     "read_image",
     "read_list",
+    "shared_images",
 ]
 
 _METAS = {

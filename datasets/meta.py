@@ -8,7 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .outlines import smoothed_values
+
 Color = tuple[int, int, int]
+
+MOST_NAMED = 6  # values or classes in a sentence
 
 
 class DataError(ValueError):
@@ -212,28 +216,61 @@ class DatasetMeta:
             if unknown:
                 many = len(unknown) > 1
                 raise DataError(
-                    f"label value{'s' if many else ''} {format_ranges(unknown)} in {source} "
+                    f"label value{'s' if many else ''} {_some_ranges(unknown)} in {source} "
                     f"{'are' if many else 'is'} neither a class of {self.name} "
                     f"({format_ranges(scheme.ids)}) nor ignore "
-                    f"({format_ranges(scheme.ignored) or 'none'}){self._advice(label, scheme)}"
+                    f"({format_ranges(scheme.ignored) or 'none'})"
+                    f"{self._advice(label, scheme, unknown)}"
                 )
         return scheme.encode(label, self.ignore_label)
 
-    def _advice(self, label: np.ndarray, tried: IdEncoding) -> str:
+    def _advice(self, label: np.ndarray, tried: IdEncoding, unknown: list[int]) -> str:
         """How else `label` may be meant, as the end of a sentence; "" if nothing is known."""
         for name, scheme in self.encodings.items():
             fits = isinstance(scheme, IdEncoding) and scheme is not tried
             if fits and not scheme.unknown_values(label):
                 return f"; as DATASET.LABELS {name} all its values would be known"
-        if self.num_classes == 2 and set(np.unique(label)) == {0, 255}:
-            first, second = self.class_names
-            return f"; a mask of 0 and 255 is declared as encoding: {{0: {first}, 255: {second}}}"
-        if self.origin:
+        present = np.unique(label).tolist()
+        smoothed = smoothed_values(label, unknown)
+        if smoothed:
+            meant = {*present} - {*smoothed_values(label, present)}
+            return (
+                f"; {len(smoothed)} of these values stand on outlines only and look like smoothed "
+                "edges (the label was resized or drawn with anti-aliasing): export it again "
+                f"without smoothing{self._declaration(meant, tried)}"
+            )
+        declare = self._declaration({*present}, tried)
+        if self.origin and not declare:
             return (
                 f"; every value of the labels is declared in {self.origin}, with its class under "
                 "encoding or as one of ignored (a background is a class, too)"
             )
-        return ""
+        return declare
+
+    def _declaration(self, values: set[int], tried: IdEncoding) -> str:
+        """How labels of such `values` are declared, as the end of a sentence; else ""."""
+        if values <= {*tried.ids, *(tried.ignored or ())}:
+            return ""
+        if self.num_classes == 2 and len(values) == 2 and 0 in values:
+            pairs = ", ".join(map("{}: {}".format, sorted(values), self.class_names))
+            return f"; a mask of 0 and {max(values)} is declared as encoding: {{{pairs}}}"
+        ignored = values & (tried.ignored or frozenset())
+        seen, count = values - ignored, self.num_classes
+        plain = all(value == index for value, index in tried.ids.items())
+        if not self.origin or not plain or max(seen) != count:
+            return ""
+        names = [f"{number}: {name}" for number, name in enumerate(self.class_names, start=1)]
+        if count > MOST_NAMED:
+            names[2:-1] = ["..."]
+        encoding = f"encoding: {{{', '.join(names)}}}"
+        if 0 not in seen:
+            return f"; its values seem to count from 1; declare {encoding} in {self.origin}"
+        rest = ", ".join(map(str, sorted({0, *ignored})))
+        return (
+            "; its classes seem to count from 1, with 0 for all else; declare "
+            f"{encoding} and ignored: [{rest}] in {self.origin}, or give 0 a class of its own "
+            "there, the first of class_names"
+        )
 
     def decode(self, classes: np.ndarray, encoding: str = "") -> np.ndarray:
         """Class indices (uint8) -> the content of a label file, as submission files hold it.
@@ -266,6 +303,14 @@ def format_ranges(values: Iterable[int] | None) -> str:
     return ", ".join(
         str(a) if a == b else f"{a}, {b}" if b == a + 1 else f"{a}..{b}" for a, b in runs
     )
+
+
+def _some_ranges(values: list[int]) -> str:
+    """As `format_ranges`, cut short."""
+    runs = format_ranges(values).split(", ")
+    if len(runs) <= MOST_NAMED:
+        return ", ".join(runs)
+    return f"{', '.join(runs[:MOST_NAMED])} and others, {len(values)} in all,"
 
 
 def _check_color(color: Color) -> None:

@@ -66,16 +66,13 @@ def _meta(path: Path, content: Any) -> DatasetMeta:
             f"one class, {names[0]}; a mask of one thing has two: background and {names[0]}"
         )
     palette = _palette(content.get("palette"), len(names))
-    weights = content.get("class_weights")
-    if weights is not None and not (isinstance(weights, list) and all(map(_is_number, weights))):
-        raise ValueError(f"class_weights is {weights!r}; accepted: a number for each class")
     return DatasetMeta(
         name,
         names,
         palette,
         _encodings(content, names, palette),
         ignore_label=_byte(content.get("ignore_label", 255), "ignore_label"),
-        class_weights=None if weights is None else tuple(map(float, weights)),
+        class_weights=_weights(content.get("class_weights")),
         folders=(name, "."),
         origin=str(path),
     )
@@ -167,5 +164,13 @@ def _byte(value: Any, what: str) -> int:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _weights(value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        # 1e-1 is text in yaml, which asks for 1.0e-1.
+        if isinstance(value, list) and not any(isinstance(weight, bool) for weight in value):
+            return tuple(float(weight) for weight in value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"class_weights is {value!r}; accepted: a number for each class")

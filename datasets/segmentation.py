@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .cache import SceneCache, Source, stamp_of
+from .entries import EntryList
 from .files import (
     Entry,
     file_problem,
@@ -19,6 +20,7 @@ from .files import (
     read_image,
     read_label,
     read_list,
+    root_problem,
 )
 from .meta import DataError, DatasetMeta
 from .sampler import Draw, substitute
@@ -27,6 +29,7 @@ from .transforms import Sample
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
 MOST_SUBSTITUTES = 16  # unreadable scenes in a row before a sample gives up
+FIND_ALL = "tools/check_data.py finds all at once"
 
 
 class SceneDataset(Dataset):
@@ -145,40 +148,10 @@ class SceneDataset(Dataset):
 def next_index(draw: Draw, problems: list[str], length: int) -> int:
     """The scene to try after `problems`. Raises DataError after MOST_SUBSTITUTES of them."""
     if len(problems) > MOST_SUBSTITUTES:
-        raise DataError(f"{len(problems)} images in a row cannot be read, the last: {problems[-1]}")
+        raise DataError(
+            f"{len(problems)} images in a row cannot be read, the last: {problems[-1]}; {FIND_ALL}"
+        )
     return substitute(draw, len(problems), length)
-
-
-class EntryList(Sequence):
-    """The entries of a list as one block of bytes.
-
-    A list of tuples would be copied page by page into every loader process, by nothing but the
-    counting of references.
-    """
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        rows = [f"{e.image}\0{e.label or ''}".encode() for e in entries]
-        self._text = np.frombuffer(b"".join(rows), np.uint8)
-        self._ends = np.cumsum([0, *map(len, rows)])
-        self._lines = np.array([e.line for e in entries])
-        self._labelled = bool(entries) and entries[0].label is not None
-        first: dict[bytes, int] = {}
-        self._first = np.array([first.setdefault(row, n) for n, row in enumerate(rows)])
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __getitem__(self, index: int) -> Entry:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"entry {index} of {len(self)}")
-        index %= len(self)
-        text = self._text[self._ends[index] : self._ends[index + 1]].tobytes().decode()
-        image, _, label = text.partition("\0")
-        return Entry(image, label if self._labelled else None, int(self._lines[index]))
-
-    def first(self, index: int) -> int:
-        """The first entry with the files of entry `index`: it itself unless lines are repeated."""
-        return int(self._first[index])
 
 
 class SegmentationDataset(SceneDataset):
@@ -244,16 +217,27 @@ class SegmentationDataset(SceneDataset):
 
         Raises:
             DataError: an unreadable file, a label of another kind or size than it should be, or
-                a label value that the encoding does not know.
+                a label value that the encoding does not know. The sentence begins with list and
+                line.
         """
+        where = self.place(index)
+        end = "" if self.skip_unreadable else f"; {FIND_ALL}"  # one of many sentences, or the last
         try:
             image = self.load_image(index)
             label = self.load_label(index) if self.labelled else None
+        except DataError as error:
+            raise DataError(f"{where}{error}{self.space_hint(index)}{end}") from None
         except OSError as error:
-            raise DataError(f"{self.name(index)} or its label cannot be read: {error}") from None
+            raise DataError(
+                f"{where}{self.name(index)} or its label cannot be read: {error}{end}"
+            ) from None
         if label is not None and label.shape != image.shape[:2]:
-            raise DataError(self.size_problem(index, image.shape[:2], label.shape))
+            raise DataError(where + self.size_problem(index, image.shape[:2], label.shape) + end)
         return Sample(image, label)
+
+    def place(self, index: int) -> str:
+        """How a sentence about entry `index` begins: list and line."""
+        return f"{self.list_path}:{self.entries[index].line}: "
 
     def source(self, index: int) -> Source:
         """Files and encoding; the stamp holds size and time of change of the files."""
@@ -285,7 +269,34 @@ class SegmentationDataset(SceneDataset):
 
     @property
     def _labels_hint(self) -> str:
-        return f"DATASET.LABELS is {self.encoding}, accepted: {', '.join(self.meta.encodings)}"
+        """What to do about a label of colours instead of values, or the reverse."""
+        meta, accepted = self.meta, ", ".join(self.meta.encodings)
+        wanted = meta.encoding(self.encoding).channels
+        if any(scheme.channels != wanted for scheme in meta.encodings.values()):
+            return f"DATASET.LABELS is {self.encoding}, accepted: {accepted}"
+        if not meta.origin:
+            kind = "values" if wanted == 1 else "colours"
+            return f"{meta.name} is labelled by {kind} only (DATASET.LABELS accepts {accepted})"
+        if wanted == 1:
+            return (
+                "labels in colours are declared as encoding: color, with their palette, in "
+                f"{meta.origin}; if red, green and blue are alike, save one of them"
+            )
+        return (
+            f"labels of values are declared as encoding: index, or values with their classes, in "
+            f"{meta.origin}"
+        )
+
+    def folder_problem(self) -> str | None:
+        """The sentence about a dataset's folder that is not there; None if it is."""
+        if problem := root_problem(self.root):
+            return problem
+        if self.folder.is_dir():
+            return None
+        return (
+            f"{self.folder} is not a folder; DATASET.ROOT is {self.root} and must hold "
+            f"{self.meta.name}/ as data/README.md shows"
+        )
 
     def size_problem(self, index: int, image: tuple[int, ...], label: tuple[int, ...]) -> str:
         """The sentence for sizes (height, width) that differ."""
@@ -312,8 +323,7 @@ class SegmentationDataset(SceneDataset):
             for file in filter(None, (entry.image, entry.label)):
                 problem = file_problem(self.folder / file, under)
                 if problem:
-                    place = f"{self.list_path}:{entry.line}: "
-                    problems.append(f"{place}{file} {problem}{self.space_hint(index)}")
+                    problems.append(f"{self.place(index)}{file} {problem}{self.space_hint(index)}")
         return problems
 
     def space_hint(self, index: int) -> str:
@@ -322,7 +332,10 @@ class SegmentationDataset(SceneDataset):
         if entry.label is not None:
             whole = f"{entry.image} {entry.label}"
             if not (self.folder / entry.image).exists() and (self.folder / whole).is_file():
-                return f"; there is {whole}: a name with spaces needs a TAB at the line's end"
+                return (
+                    f"; there is {whole}: a name with spaces needs a TAB at the line's end, or "
+                    "before its label"
+                )
         elif not (self.folder / entry.image).exists():
             image, _, label = entry.image.partition(" ")
             if (self.folder / image).is_file() and label:

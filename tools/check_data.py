@@ -18,12 +18,13 @@ from typing import Any
 
 import _init_paths
 import numpy as np
+from builders import unused_weights
 from tqdm import tqdm
 
 from configs import get_config
 from configs.arguments import parse_arguments
 from configs.loader import run_folder
-from datasets import DataError, get_meta
+from datasets import DataError, get_meta, shared_images
 from datasets.checking import CheckedList, Summary, examine_all
 from datasets.machine import cpu_count
 from utils.contact_sheet import Tile, contact_sheet
@@ -31,7 +32,7 @@ from utils.names import distinct_files
 from utils.records import environment, require_folder, write_json
 from utils.visualize import write_png
 
-SHOWN = 12  # suspicions printed per list; the report has all
+SHOWN = 12  # suspicions printed per list, one of each kind at first; the report has all
 TILES = 24  # pairs on a contact sheet
 
 
@@ -49,10 +50,12 @@ def main() -> int:
     names = dict.fromkeys((d.TRAIN_SET, d.TEST_SET))
     repeats = {d.TRAIN_SET: d.REPEATED_LINES, d.TEST_SET: False}
     lists = [CheckedList(d.ROOT, name, meta, d.LABELS, repeats=repeats[name]) for name in names]
+    if problem := lists[0].folder_problem():
+        raise ValueError(problem)
     print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
     folder = run_folder(config, args.cfg)
     out = args.out or folder.with_name(f"check_{folder.name}")
-    require_folder(out, "--out")
+    require_folder(out, "--out" if args.out else "the report's folder (under OUTPUT_DIR)")
     began = time.perf_counter()
     summaries = [check(dataset, min(workers, cpu_count())) for dataset in lists]
     seconds = time.perf_counter() - began
@@ -61,8 +64,9 @@ def main() -> int:
     checked = sum(len(dataset) for dataset in lists)
     problems = sum(len(summary.problems) for summary in summaries)
     common = set.intersection(*({entry.image for entry in dataset.entries} for dataset in lists))
-    if len(lists) > 1 and common:
-        print(f"note: {len(common)} images are in both lists, {min(common)} for one")
+    shared = shared_images(*lists) if len(lists) > 1 else []
+    for note in (*shared, *unused_weights(config, meta)):
+        print(f"note: {note}")
 
     sheets = sheet_files(list(names))
     write_json(
@@ -122,13 +126,16 @@ def report(summary: Summary) -> None:
     sizes = ", ".join(f"{h}x{w} ({n})" for (h, w), n in counts[:4])
     if len(counts) > 4:
         sizes += f" and {len(counts) - 4} more"
-    print(f"\n{dataset.list_path}: {len(dataset)} {kind}; height x width: {sizes or 'unknown'}")
+    bad = dataset.bad_lines
+    number = f"{len(dataset)} {kind}" + (f" of {len(dataset) + bad} lines" if bad else "")
+    print(f"\n{dataset.list_path}: {number}; height x width: {sizes or 'unknown'}")
     for problem in summary.problems:
         print(f"problem: {problem}")
-    for suspicion in summary.suspicions[:SHOWN]:
+    suspicions = summary.one_of_each_first()
+    for suspicion in suspicions[:SHOWN]:
         print(f"suspicious: {suspicion}")
-    if len(summary.suspicions) > SHOWN:
-        print(f"suspicious: {len(summary.suspicions) - SHOWN} more, all in report.json")
+    if len(suspicions) > SHOWN:
+        print(f"suspicious: {len(suspicions) - SHOWN} more, all in report.json")
     for note in summary.notes:
         print(f"note: {note}")
     total = int(summary.pixels.sum())

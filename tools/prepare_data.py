@@ -126,10 +126,13 @@ def advise(dataset: str, tree: Tree, labels: str) -> None:
         files = (
             tree.folder / label for pairs in tree.pairs.values() for _, label in pairs.values()
         )
-        labels = spelling_10k(files)
+        spellings = spelling_10k(files)
+    else:
+        spellings = [labels]
     meta = get_meta(dataset)
-    if labels in meta.encodings and meta.encoding(labels) is not meta.encoding():
-        print(f"note: these label files are read with DATASET.LABELS {labels}")
+    known = [name for name in spellings if name in meta.encodings]
+    if known and all(meta.encoding(name) is not meta.encoding() for name in known):
+        print(f"note: these label files are read with DATASET.LABELS {' or '.join(known)}")
 
 
 def list_files(tree: Tree) -> dict[str, str]:

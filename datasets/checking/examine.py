@@ -15,8 +15,9 @@ from ..machine import start_context
 from ..meta import DataError, DatasetMeta
 from ..segmentation import SegmentationDataset
 from ..transforms import EvalTransform
-from .labels import class_counts, smooth_colors
-from .photographs import label_oddities, photograph_oddities
+from .label_files import label_oddities
+from .labels import class_counts
+from .photographs import Oddity, photograph_oddities
 
 MOSTLY = 0.5  # share of pixels of classes that speaks for a label
 HARDLY = 0.05  # and against one
@@ -56,9 +57,11 @@ class CheckedList(SegmentationDataset):
         """Whether the list names labels."""
         return bool(self.entries) and self.entries[0].label is not None
 
-    def place(self, index: int) -> str:
-        """How a sentence about entry `index` begins."""
-        return f"{self.list_path}:{self.entries[index].line}: "
+    @property
+    def bad_lines(self) -> int:
+        """Lines that are no entry."""
+        start = f"{self.list_path}:"
+        return sum(problem.startswith(start) for problem in self.list_problems)
 
 
 @dataclass
@@ -66,7 +69,7 @@ class Finding:
     """What one list entry turned out to be.
 
     problems: sentences that begin with list and line; empty for a sound pair.
-    suspicions: as problems; what may be meant so, but is worth a look.
+    suspicions: their texts are as problems; what may be meant so, but is worth a look.
     size: (height, width) of the image, None if it is unreadable.
     bits: per value of the image file.
     counts: pixels per class, the ignored ones last, (num_classes + 1,) int64; None if unreadable.
@@ -75,7 +78,7 @@ class Finding:
 
     index: int
     problems: list[str] = field(default_factory=list)
-    suspicions: list[str] = field(default_factory=list)
+    suspicions: list[Oddity] = field(default_factory=list)
     size: tuple[int, int] | None = None
     bits: int = 8
     counts: np.ndarray | None = None
@@ -94,7 +97,7 @@ def examine(dataset: CheckedList, index: int) -> Finding:
         finding.problems.append(f"{where}{entry.image} does not fit into memory")
     if not dataset.labelled:
         return finding
-    label = None
+    values = label = None
     try:
         values = dataset.label_values(index)
         if values.ndim == 2:
@@ -110,7 +113,7 @@ def examine(dataset: CheckedList, index: int) -> Finding:
             "label are swapped; a line is image<TAB>label"
         ]
         finding.values = None
-    elif label is not None:
+    else:
         _examine_label(dataset, finding, values, label)
     return finding
 
@@ -124,29 +127,40 @@ def _examine_image(dataset: CheckedList, finding: Finding) -> None:
     finding.bits = header.bits if header else 8
     oddities = photograph_oddities(data, header, image)
     if _is_flat(image):
-        oddities.append("is of a single colour")
-    finding.suspicions += [f"{where}{file} {oddity}" for oddity in oddities]
+        oddities.append(Oddity("flat", "is of a single colour"))
+    finding.suspicions += _behind(f"{where}{file}", oddities)
+
+
+def _behind(start: str, oddities: list[Oddity]) -> list[Oddity]:
+    return [oddity._replace(text=f"{start} {oddity.text}") for oddity in oddities]
 
 
 def _examine_label(
-    dataset: CheckedList, finding: Finding, values: np.ndarray, label: np.ndarray
+    dataset: CheckedList, finding: Finding, values: np.ndarray | None, label: np.ndarray | None
 ) -> None:
+    """What a label says as far as it can be read: `values` of its file, classes in `label`."""
     meta, index = dataset.meta, finding.index
     where, file = dataset.place(index), dataset.entries[index].label
-    if finding.size and finding.size != label.shape:
-        finding.problems.append(where + dataset.size_problem(index, finding.size, label.shape))
-    finding.counts = class_counts(label, meta.num_classes, meta.ignore_label)
-    oddities = label_oddities(read_header((dataset.folder / file).read_bytes()))
-    ignored = label == meta.ignore_label
-    smooth = smooth_colors(values, ignored, meta.encoding(dataset.encoding))
-    oddities += [smooth] if smooth else []
-    present = np.flatnonzero(finding.counts[:-1])
-    if not len(present):
-        oddities.append("is all ignored")
-    elif len(present) == 1:
-        rest = " or ignored" if finding.counts[-1] else ""
-        oddities.append(f"is all {meta.class_names[present[0]]}{rest}")
-    finding.suspicions += [f"{where}{file} {oddity}" for oddity in oddities]
+    scheme = meta.encoding(dataset.encoding)
+    try:
+        data = (dataset.folder / file).read_bytes()
+    except (OSError, MemoryError):
+        return  # which is said already
+    header = read_header(data)
+    size = values.shape[:2] if values is not None else header and header.size
+    if size and finding.size and finding.size != size:
+        finding.problems.append(where + dataset.size_problem(index, finding.size, size))
+    ignored = None if label is None else label == meta.ignore_label
+    oddities = label_oddities(data, values, ignored, meta, scheme)
+    if label is not None:
+        finding.counts = class_counts(label, meta.num_classes, meta.ignore_label)
+        present = np.flatnonzero(finding.counts[:-1])
+        if not len(present):
+            oddities.append(Oddity("ignored", "is all ignored"))
+        elif len(present) == 1:
+            rest = " or ignored" if finding.counts[-1] else ""
+            oddities.append(Oddity("one class", f"is all {meta.class_names[present[0]]}{rest}"))
+    finding.suspicions += _behind(f"{where}{file}", oddities)
 
 
 def _is_flat(image: np.ndarray) -> bool:

@@ -4,10 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from ..meta import ColorEncoding, DatasetMeta, IdEncoding, LabelEncoding, format_ranges
+from ..meta import DatasetMeta, IdEncoding, LabelEncoding, format_ranges
 
 A_PART = 0.05  # share of pixels of value 0 that may be a forgotten background
 MOSTLY_IGNORED = 0.5  # share of ignored pixels from which on it is said
@@ -16,9 +15,6 @@ MOSTLY_IGNORED = 0.5  # share of ignored pixels from which on it is said
 CLEARLY = 0.2
 MANY_LABELS = 4  # that lack the ignored value, but nearly all have the other encoding's
 NEARLY_ALL = 0.9
-MANY_COLORS = 32  # beside the palette, of one label; CamVid has 21
-BLENDS = 3  # colours that lie between two of the palette, found on outlines alone
-TOLERANCE = 4  # of a blend, per channel: rounding
 
 
 class LabelCounts:
@@ -75,6 +71,8 @@ def judge(
             f"none of {counts.labels} labels has a pixel of a class of {meta.name} when read as "
             f"{encoding}; {f'{meta.origin} says how labels are encoded' if meta.origin else hint}"
         )
+    elif mask := _mask(meta, scheme, counts):
+        remarks.append(mask)
     elif ignored > MOSTLY_IGNORED and not problems:
         remarks.append(
             f"{ignored:.0%} of the label pixels are ignored when read as {encoding}; only the "
@@ -93,41 +91,102 @@ def _compare(
     meta: DatasetMeta, encoding: str, named: bool, counts: LabelCounts, names: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     scheme, total = meta.encoding(encoding), int(counts.pixels.sum())
-    values = np.flatnonzero(counts.pixels).astype(np.uint8)
-    now, unknown = _classes(scheme, counts), scheme.unknown_values(values)
     spoken = None if named else _spoken_by(names, meta, encoding)
     keep = f"DATASET.LABELS {encoding} keeps it as it is"
-    others = {
-        name: other
-        for name, other in meta.encodings.items()
-        if isinstance(other, IdEncoding)
-        and other is not scheme
-        and not other.unknown_values(values)
-    }
-    for name, other in others.items():
-        then = _classes(other, counts)
-        gained = [v for v in values.tolist() if v in other.ids and v not in scheme.ids]
-        if then > now and (any(gained) or spoken == name or unknown):
-            sentence = (
-                f"{counts.labels} labels hold the values {format_ranges(values.tolist())}: read as "
-                f"{encoding} {now / total:.0%} of their pixels are classes, read as {name} "
-                f"{then / total:.0%}"
-            )
-            if named:
-                return [], [f"{sentence}; is {encoding} meant, as DATASET.LABELS says?"]
-            if then - now >= CLEARLY * total or spoken == name or unknown:
-                return [f"{sentence}; set DATASET.LABELS {name} ({keep})"], []
-            return [], [f"{sentence}; if they are such, set DATASET.LABELS {name} ({keep})"]
-    lacking = [n for n, other in others.items() if _lacks_its_ignored(scheme, other, counts)]
+    name, sure = _rival(meta, encoding, counts, spoken)
+    if name is not None:
+        now, then = (_classes(meta.encoding(one), counts) for one in (encoding, name))
+        sentence = (
+            f"{counts.labels} labels hold the values "
+            f"{format_ranges(np.flatnonzero(counts.pixels).tolist())}: read as {encoding} "
+            f"{now / total:.0%} of their pixels are classes, read as {name} {then / total:.0%}"
+        )
+        if named:
+            return [], [f"{sentence}; is {encoding} meant, as DATASET.LABELS says?"]
+        if sure:
+            return [f"{sentence}; set DATASET.LABELS {name} ({keep})"], []
+        return [], [f"{sentence}; if they are such, set DATASET.LABELS {name} ({keep})"]
+    lacking = _with_ignored_values(meta, encoding, counts)
     if named or not lacking:
         return [], []
+    theirs = meta.encoding(lacking[0]).ignored
     sentence = (
         f"none of {counts.labels} labels has the value {format_ranges(scheme.ignored)} that "
-        f"{encoding} ignores, nearly all have {format_ranges(others[lacking[0]].ignored)}, which "
+        f"{encoding} ignores, nearly all have {format_ranges(theirs)}, which "
         f"{' and '.join(lacking)} ignore{'s' * (len(lacking) == 1)}: if that means nothing, every "
         f"class is one off; then set DATASET.LABELS {' or '.join(lacking)} ({keep})"
     )
     return ([sentence], []) if counts.labels >= MANY_LABELS else ([], [sentence])
+
+
+def better_encodings(meta: DatasetMeta, encoding: str, counts: LabelCounts) -> list[str]:
+    """The encodings one of which both checks ask to set instead; [] where they find no problem."""
+    values = np.flatnonzero(counts.pixels).astype(np.uint8)
+    if meta.encoding(encoding).unknown_values(values):
+        return list(_others(meta, encoding, counts))[:1]
+    name, sure = _rival(meta, encoding, counts, None)
+    if name is not None:
+        return [name] if sure else []
+    many = counts.labels >= MANY_LABELS
+    return _with_ignored_values(meta, encoding, counts) if many else []
+
+
+def _others(meta: DatasetMeta, encoding: str, counts: LabelCounts) -> dict[str, IdEncoding]:
+    """The other encodings by value that know all values of the labels."""
+    values = np.flatnonzero(counts.pixels).astype(np.uint8)
+    return {
+        name: other
+        for name, other in meta.encodings.items()
+        if isinstance(other, IdEncoding)
+        and other is not meta.encoding(encoding)
+        and not other.unknown_values(values)
+    }
+
+
+def _rival(
+    meta: DatasetMeta, encoding: str, counts: LabelCounts, spoken: str | None
+) -> tuple[str | None, bool]:
+    """An encoding in which more pixels are classes, and whether it is surely the right one.
+
+    `spoken` is the one that the files' names tell.
+    """
+    scheme, total = meta.encoding(encoding), int(counts.pixels.sum())
+    values = np.flatnonzero(counts.pixels).astype(np.uint8)
+    now, unknown = _classes(scheme, counts), scheme.unknown_values(values)
+    for name, other in _others(meta, encoding, counts).items():
+        then = _classes(other, counts)
+        gained = [v for v in values.tolist() if v in other.ids and v not in scheme.ids]
+        if then > now and (any(gained) or spoken == name or unknown):
+            return name, then - now >= CLEARLY * total or spoken == name or bool(unknown)
+    return None, False
+
+
+def _with_ignored_values(meta: DatasetMeta, encoding: str, counts: LabelCounts) -> list[str]:
+    """Encodings whose ignored values nearly all labels have, while none has those of `encoding`."""
+    scheme = meta.encoding(encoding)
+    others = _others(meta, encoding, counts)
+    return [name for name, other in others.items() if _lacks_its_ignored(scheme, other, counts)]
+
+
+def _mask(meta: DatasetMeta, scheme: LabelEncoding, counts: LabelCounts) -> str | None:
+    """The remark about labels that seem to be masks: of all classes only 0, the rest ignored."""
+    if not meta.origin or not isinstance(scheme, IdEncoding):
+        return None
+    values = np.flatnonzero(counts.pixels).tolist()
+    ignored = [value for value in values if value not in scheme.ids]
+    if scheme.unknown_values(np.array(values, np.uint8)):
+        return None  # which each label's own sentence says
+    if not ignored or [value for value in values if value in scheme.ids] != [0]:
+        return None
+    thing = max(ignored, key=lambda value: counts.pixels[value])
+    first, others = meta.class_names[scheme.ids[0]], list(meta.class_names)
+    others.remove(first)
+    share = counts.pixels[thing] / counts.pixels.sum()
+    return (
+        f"{share:.1%} of the label pixels are {thing}, which is read as ignored, and no pixel is "
+        f"of another class than {first}: if {thing} is a class, declare it in {meta.origin} with "
+        f"encoding: {{0: {first}, {thing}: {others[0]}}}"
+    )
 
 
 def _lacks_its_ignored(scheme: IdEncoding, other: IdEncoding, counts: LabelCounts) -> bool:
@@ -161,45 +220,3 @@ def _spoken_by(names: Sequence[str], meta: DatasetMeta, encoding: str) -> str | 
 
 def _key(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower()).removesuffix("s")
-
-
-def smooth_colors(label: np.ndarray, ignored: np.ndarray, encoding: LabelEncoding) -> str | None:
-    """What is wrong with a colour label that was smoothed, as the end of a sentence; else None.
-
-    Drawn with anti-aliasing, resized with interpolation, or once a JPEG, a label has colours that
-    its palette lacks: many, or few that lie between two of its colours and stand on outlines only.
-
-    Args:
-        label: (H, W, 3) uint8 RGB.
-        ignored: (H, W) bool, where it has a colour that the encoding lacks.
-    """
-    if not isinstance(encoding, ColorEncoding) or not ignored.any():
-        return None
-    packed = cv2.cvtColor(label, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0] & 0xFFFFFF
-    colors = np.unique(packed[ignored])
-    if len(colors) <= MANY_COLORS:
-        square = np.ones((3, 3), np.uint8)
-        flat = (cv2.erode(label, square) == cv2.dilate(label, square)).all(2)
-        thin = np.setdiff1d(colors, packed[ignored & flat])
-        palette = np.array(list(encoding.colors), np.float32)
-        if np.count_nonzero(_lie_between(thin, palette)) < BLENDS:
-            return None
-    return (
-        f"has {len(colors)} colours beside those of the classes, on {ignored.mean():.1%} of its "
-        "pixels, as anti-aliasing, interpolation or JPEG leave them; draw and resize labels "
-        "without smoothing"
-    )
-
-
-def _lie_between(packed: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Whether each colour is a blend of two colours of the palette."""
-    colors = np.stack([packed & 255, packed >> 8 & 255, packed >> 16], -1).astype(np.float32)
-    found = np.zeros(len(colors), bool)
-    for first in range(len(palette)):
-        ends = palette[first + 1 :] - palette[first]  # P, 3
-        offsets = colors - palette[first]  # K, 3
-        length = np.maximum((ends**2).sum(1), 1)
-        share = np.clip(offsets @ ends.T / length, 0, 1)  # K, P
-        apart = np.abs(offsets[:, None] - share[..., None] * ends).max(2)
-        found |= (apart <= TOLERANCE).any(1)
-    return found

@@ -1,5 +1,7 @@
 """What is lost or turned when a photograph is read, though nothing is wrong with the file."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -15,10 +17,22 @@ TURNS = {
     8: "turned by 90 degrees to the left",
 }
 FEW_LEVELS = 128  # of 256
+PAGED = ("TIFF", "PNG", "WEBP", "GIF")  # kinds whose further pictures are no previews
 PLAIN = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # kinds whose header says all about bands and bits
 
 
-def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -> list[str]:
+class Oddity(NamedTuple):
+    """What may be meant so, but is worth a look.
+
+    kind: a word that all oddities of this kind share.
+    text: a sentence, or the end of one behind the file's name.
+    """
+
+    kind: str
+    text: str
+
+
+def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -> list[Oddity]:
     """What a photograph carries that reading it turns or drops, as ends of sentences.
 
     Args:
@@ -27,7 +41,10 @@ def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -
     """
     found = []
     if header and header.orientation != 1:
-        found.append(_orientation(data, header))
+        found.append(Oddity("orientation", _orientation(data, header)))
+    if header and header.frames > 1 and header.kind in PAGED:
+        pages = f"has {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}"
+        found.append(Oddity("pages", f"{pages}, of which the first is read; one file per picture"))
     jpeg = header is not None and header.kind in ("JPEG", "MPO")  # four bands are for printing
     plain = header and header.kind in PLAIN and header.bits <= 8 and header.bands in (1, 3)
     if jpeg or plain:
@@ -42,26 +59,16 @@ def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -
     levels = int(image.max()) + 1
     if stored.dtype == np.uint16 and levels <= FEW_LEVELS:
         used = int(stored[..., :3].max() if channels > 1 else stored.max()).bit_length()
-        found.append(
+        text = (
             f"{facts}, of which {used} are used; the upper 8 are read, which keeps {levels} grey "
             "levels: scale it to 0..255 and save it as 8 bits"
         )
+        found.append(Oddity("depth", text))
     if bands in (2, 4) and not _is_opaque(stored, channels):
         last = "second" if bands == 2 else "fourth"
-        found.append(
-            f"{facts}; the {last} one (alpha or infrared) is dropped: networks here see three"
-        )
+        text = f"{facts}; the {last} one (alpha or infrared) is dropped: networks here see three"
+        found.append(Oddity("bands", text))
     return found
-
-
-def label_oddities(header: Header | None) -> list[str]:
-    """What a label file carries that is not applied, as ends of sentences."""
-    if header is None or header.orientation == 1:
-        return []
-    return [
-        f"carries EXIF orientation {header.orientation}, which viewers apply; labels are read as "
-        "stored: store it upright, without this tag"
-    ]
 
 
 def _orientation(data: bytes, header: Header) -> str:

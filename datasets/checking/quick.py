@@ -1,11 +1,16 @@
 """The part of the check that takes seconds, before any training or evaluation."""
 
+from collections import Counter
+
 import numpy as np
 
+from ..files import read_header
 from ..meta import DataError
-from ..segmentation import SceneDataset, SegmentationDataset
-from ..transforms import TrainTransform, check_crop
-from .labels import LabelCounts, class_counts, judge, smooth_colors
+from ..segmentation import FIND_ALL, SceneDataset, SegmentationDataset
+from ..transforms import Sample, TrainTransform, check_crop
+from .label_files import label_oddities
+from .labels import LabelCounts, class_counts, judge
+from .photographs import photograph_oddities
 
 
 def quick_check(dataset: SceneDataset, samples: int = 8) -> list[str]:
@@ -36,48 +41,83 @@ def quick_check(dataset: SceneDataset, samples: int = 8) -> list[str]:
                 raise
             unreadable.append(error)
     if not scenes:
-        raise unreadable[0]
+        raise DataError(f"{unreadable[0]}; {FIND_ALL}")
     if training:
         check_crop(dataset.transform, [scene.image.shape[:2] for scene in scenes.values()])
-    if isinstance(dataset, SegmentationDataset) and dataset.labelled:
-        return _check_labels(dataset, {index: scene.label for index, scene in scenes.items()})
-    return []
+    if not isinstance(dataset, SegmentationDataset):
+        return []
+    labelled = scenes if dataset.labelled else {}
+    values = {index: dataset.label_values(index) for index in labelled}
+    remarks = _check_labels(dataset, scenes, values) if labelled else []
+    return remarks + _oddities(dataset, scenes, values)
+
+
+def shared_images(train_set: SceneDataset, test_set: SceneDataset) -> list[str]:
+    """A sentence where images that are scored are trained on; [] for drawn scenes."""
+    if not all(isinstance(dataset, SegmentationDataset) for dataset in (train_set, test_set)):
+        return []
+    trained, scored = ({e.image for e in dataset.entries} for dataset in (train_set, test_set))
+    common = trained & scored
+    if not common:
+        return []
+    return [
+        f"{len(common)} of {len(scored)} images of {test_set.list_path} are in "
+        f"{train_set.list_path} too, {min(common)} for one; a score on images that were trained on "
+        "says nothing about others"
+    ]
 
 
 def _check_files(dataset: SegmentationDataset, training: bool) -> None:
     if training and not dataset.labelled:
         raise DataError(f"{dataset.list_path} names no labels; training needs image<TAB>label")
-    if not dataset.folder.is_dir():
-        raise DataError(
-            f"{dataset.folder} is not a folder; DATASET.ROOT is {dataset.root} and must hold "
-            f"{dataset.meta.name}/ as data/README.md shows"
-        )
+    if problem := dataset.folder_problem():
+        raise DataError(problem)
     problems = [] if dataset.skip_unreadable else dataset.missing_files()
     if problems:
         more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
 
 
-def _check_labels(dataset: SegmentationDataset, labels: dict[int, np.ndarray]) -> list[str]:
-    """What the labels of the samples, class indices by entry, say together."""
+def _check_labels(
+    dataset: SegmentationDataset, scenes: dict[int, Sample], values: dict[int, np.ndarray]
+) -> list[str]:
+    """What the labels of the samples, scenes and label values by entry, say together."""
     meta, scheme = dataset.meta, dataset.meta.encoding(dataset.encoding)
     counts, names = LabelCounts(meta.num_classes), []
-    smooth: dict[str, str] = {}
-    for index, label in labels.items():
-        values, name = dataset.label_values(index), dataset.entries[index].label
-        names.append(name)
+    for index, scene in scenes.items():
+        names.append(dataset.entries[index].label)
+        by_value = scheme.channels == 1
         counts.add(
-            np.bincount(values.ravel(), minlength=256) if scheme.channels == 1 else None,
-            class_counts(label, meta.num_classes, meta.ignore_label),
+            np.bincount(values[index].ravel(), minlength=256) if by_value else None,
+            class_counts(scene.label, meta.num_classes, meta.ignore_label),
         )
-        oddity = smooth_colors(values, label == meta.ignore_label, scheme)
-        if oddity:
-            smooth[name] = oddity
     problems, remarks = judge(meta, dataset.encoding, dataset.encoding_is_named, counts, names)
     if problems:
         raise DataError(f"{dataset.list_path}: {problems[0]}")
-    remarks = [f"{dataset.list_path}: {remark}" for remark in remarks]
-    if smooth:
-        name, oddity = next(iter(smooth.items()))
-        remarks.append(f"{name} {oddity} ({len(smooth)} of {len(labels)} labels looked at)")
-    return remarks
+    return [f"{dataset.list_path}: {remark}" for remark in remarks]
+
+
+def _oddities(
+    dataset: SegmentationDataset, scenes: dict[int, Sample], values: dict[int, np.ndarray]
+) -> list[str]:
+    """One sentence for each kind of oddity that the files of the samples have."""
+    meta, scheme = dataset.meta, dataset.meta.encoding(dataset.encoding)
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for index, scene in scenes.items():
+        entry = dataset.entries[index]
+        data = (dataset.folder / entry.image).read_bytes()
+        found = {"images": photograph_oddities(data, read_header(data), scene.image)}
+        if scene.label is not None:
+            data = (dataset.folder / entry.label).read_bytes()
+            ignored = scene.label == meta.ignore_label
+            found["labels"] = label_oddities(data, values[index], ignored, meta, scheme)
+        for part, oddities in found.items():
+            name = entry.image if part == "images" else entry.label
+            for kind, text in oddities:
+                counts[part, kind] += 1
+                first.setdefault((part, kind), f"{dataset.list_path}: {name} {text}")
+    return [
+        f"{text} ({counts[part, kind]} of {len(scenes)} {part} looked at)"
+        for (part, kind), text in first.items()
+    ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from .examine import CheckedList, Finding
 from .labels import LabelCounts, judge
+from .photographs import Oddity
 
 USUAL = 0.9  # a size that this share of the images has makes other sizes outliers
 FAR = 16  # else: so many times more or fewer pixels than the median
@@ -19,8 +20,8 @@ LONG = 4  # or a side so many times as long as the other
 class Summary:
     """Problems, suspicions and statistics of a list.
 
-    problems make training wrong or impossible; suspicions, one per entry, are worth a look; notes
-    are about the whole list. All are sentences.
+    problems make training wrong or impossible; oddities are about one entry and worth a look; notes
+    are about the whole list. All are sentences, in list order as far as they are found so.
     pixels, images: (num_classes + 1,) int64, the ignored pixels last.
     suspects: entries to look at, in list order.
     """
@@ -28,7 +29,7 @@ class Summary:
     def __init__(self, dataset: CheckedList) -> None:
         self.dataset = dataset
         self.problems: list[str] = list(dataset.list_problems)
-        self.suspicions: list[str] = []
+        self.oddities: list[Oddity] = []
         self.notes: list[str] = []
         self.suspects: dict[int, None] = {}
         self.sizes: dict[int, tuple[int, int]] = {}
@@ -41,10 +42,24 @@ class Summary:
         """Pixels per class, the ignored ones last."""
         return self.counts.classes
 
+    @property
+    def suspicions(self) -> list[str]:
+        """The sentences of the oddities."""
+        return [oddity.text for oddity in self.oddities]
+
+    def one_of_each_first(self) -> list[str]:
+        """`suspicions`, those first that are the first of their kind."""
+        first: dict[str, Oddity] = {}
+        for oddity in self.oddities:
+            first.setdefault(oddity.kind, oddity)
+        chosen = set(map(id, first.values()))
+        others = [oddity for oddity in self.oddities if id(oddity) not in chosen]
+        return [oddity.text for oddity in (*first.values(), *others)]
+
     def add(self, finding: Finding) -> None:
         """Take one finding in."""
         self.problems += finding.problems
-        self.suspicions += finding.suspicions
+        self.oddities += finding.suspicions
         if finding.problems or finding.suspicions:
             self.suspects[finding.index] = None
         if finding.size:
@@ -104,10 +119,8 @@ class Summary:
                 reference = f"the median has {median:.0f} pixels"
             if odd:
                 image = self.dataset.entries[index].image
-                self.suspicions.append(
-                    f"{self.dataset.place(index)}{image} is {height}x{width} (height x width); "
-                    f"{reference}"
-                )
+                text = f"{image} is {height}x{width} (height x width); {reference}"
+                self.oddities.append(Oddity("size", self.dataset.place(index) + text))
                 self.suspects[index] = None
 
     def _look_at_names(self) -> None:

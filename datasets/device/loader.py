@@ -21,7 +21,7 @@ from ..loading import make_loader
 from ..machine import free_memory
 from ..meta import DataError
 from ..sampler import Draw, EpochBatchSampler
-from ..segmentation import SceneDataset, next_index
+from ..segmentation import FIND_ALL, SceneDataset, next_index
 from ..transforms import Sample, cut
 from .render import Pixels, Renderer, pack
 
@@ -121,7 +121,7 @@ class ResidentScenes:
                 if not scenes._add(index, scene, edge, limit // per_pixel):
                     return None
         if not scenes.used:
-            raise DataError(f"no image can be read, the first: {scenes.problems[0]}")
+            raise DataError(f"no image can be read, the first: {scenes.problems[0]}; {FIND_ALL}")
         return scenes
 
     @property

@@ -1,7 +1,7 @@
 """List files and pixels from disk; whatever is wrong with them is said with the file's name."""
 
 from .headers import Header, orientation_of, read_header
-from .lists import REPOSITORY_DATA, Entry, find_list, read_list, scan_list
+from .lists import REPOSITORY_DATA, Entry, find_list, read_list, root_problem, scan_list
 from .paths import file_problem
 from .pixels import read_image, read_label
 
@@ -16,5 +16,6 @@ __all__ = [
     "read_image",
     "read_label",
     "read_list",
+    "root_problem",
     "scan_list",
 ]

@@ -41,7 +41,10 @@ ERRORS = (
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _ORIENTATION = 256, 257, 258, 259, 274
 _BANDS, _FORMAT = 277, 339
+_KIND = 254
 _FLOAT = 3
+_BESIDE = 1 | 4  # a smaller copy of another page, or its mask
+MOST_PAGES = 1000  # that are counted
 
 
 class Header(NamedTuple):
@@ -54,7 +57,7 @@ class Header(NamedTuple):
     bits: per value.
     real: whether values are floating-point numbers.
     orientation: of EXIF, 1..8; 1 = upright.
-    frames: pictures in the file.
+    frames: pictures in the file, a TIFF's smaller copies and masks not counted.
     compression: TIFF's number for it; 1 elsewhere.
     transparent: whether one gray or colour is declared to be so.
     """
@@ -113,7 +116,7 @@ def _tiff(data: bytes) -> Header:
     tags.load(stream)
     bits = tags.get(_BITS, (1,))
     turned = int(tags.get(_ORIENTATION, 1))
-    return Header(
+    header = Header(
         "TIFF",
         (int(tags[_HEIGHT]), int(tags[_WIDTH])),
         "",
@@ -123,6 +126,21 @@ def _tiff(data: bytes) -> Header:
         turned if 1 <= turned <= 8 else 1,
         compression=int(tags.get(_COMPRESSION, 1)),
     )
+    return header._replace(frames=1 + _further_pages(tags, stream))
+
+
+def _further_pages(tags: TiffImagePlugin.ImageFileDirectory_v2, stream: io.BytesIO) -> int:
+    """Pages behind the first one, whose tags were just read."""
+    count, seen = 0, set()
+    while tags.next and tags.next not in seen and len(seen) < MOST_PAGES:
+        seen.add(tags.next)
+        try:
+            stream.seek(tags.next)
+            tags.load(stream)
+            count += not int(tags.get(_KIND, 0)) & _BESIDE and _WIDTH in tags
+        except ERRORS:
+            break
+    return count
 
 
 def _bits(picture: Image.Image) -> int:

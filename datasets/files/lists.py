@@ -1,5 +1,7 @@
 """List files: which image belongs to which label."""
 
+import posixpath
+import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -9,7 +11,10 @@ REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 class Entry(NamedTuple):
-    """One line of a list file; paths are as written there, relative to the dataset's folder."""
+    """One line of a list file.
+
+    Paths are relative to the dataset's folder and in one spelling: a/b.png for ./a//b.png.
+    """
 
     image: str
     label: str | None
@@ -19,15 +24,25 @@ class Entry(NamedTuple):
 def find_list(root: str | Path, list_file: str | Path) -> Path:
     """The list file under `root` (DATASET.ROOT), else under the repository's own `data/`.
 
-    Raises FileNotFoundError that names both places.
+    Raises FileNotFoundError that names both places, or `root` where there is no such folder.
     """
     places = [Path(root) / list_file, REPOSITORY_DATA / list_file]
     for place in places:
         if place.is_file():
             return place
+    if problem := root_problem(root):
+        raise FileNotFoundError(problem)
     if places[0].resolve() == places[1].resolve():
         raise FileNotFoundError(f"list file {places[0]} does not exist")
     raise FileNotFoundError(f"list file {list_file} found neither as {places[0]} nor {places[1]}")
+
+
+def root_problem(root: str | Path) -> str | None:
+    """The sentence about a DATASET.ROOT that is no folder; None if it is one."""
+    if Path(root).is_dir():
+        return None
+    how = "is not a folder" if Path(root).exists() else "does not exist"
+    return f"DATASET.ROOT {root} {how}"
 
 
 def read_list(
@@ -41,7 +56,8 @@ def read_list(
     Args:
         repeats: lines may stand there several times.
         folder: the dataset's; a file of it may have a backslash in its name. Every other
-            backslash separates folders, as / does.
+            backslash separates folders, as / does. Its files also tell what a line means that is
+            not separated by a TAB.
 
     Raises:
         DataError: not UTF-8, no entry, too many columns, an image listed twice, a path that
@@ -111,19 +127,23 @@ def _parse_line(line: str, where: str, number: int, folder: str | Path | None) -
     line = line.lstrip()
     fields = [field.strip() for field in line.split("\t" if "\t" in line else None)]
     fields = [field for field in fields if field]
+    if "\t" not in line:
+        _check_commas(line.strip(), fields[0], where, folder)
     if len(fields) > 2:
+        hint = "" if "\t" in line else _meant_by(line.strip(), folder)
         raise DataError(
             f"{where}: {len(fields)} columns; a line is image<TAB>label (names with spaces need "
-            "the TAB, at the line's end where there is no label)"
+            f"the TAB, at the line's end where there is no label){hint}"
         )
     for field in fields:
         if "\0" in field:
             raise DataError(f"{where}: a name with a zero byte; lists are UTF-8 text")
-    names = [_with_slashes(field, folder) for field in fields]
-    for name in names:
+    written = [_with_slashes(field, folder) for field in fields]
+    names = [posixpath.normpath(name) for name in written]
+    for name, clean in zip(written, names, strict=True):
         absolute = any(kind(name).is_absolute() for kind in (PurePosixPath, PureWindowsPath))
         absolute = absolute or bool(Path(name).drive)
-        if absolute or ".." in PurePosixPath(name).parts:
+        if absolute or PurePosixPath(clean).parts[:1] == ("..",):
             how = " (it is an absolute path)" if absolute else ""
             raise DataError(
                 f"{where}: {name} leaves the dataset's folder{how}; paths are relative to it"
@@ -140,3 +160,43 @@ def _with_slashes(name: str, folder: str | Path | None) -> str:
     if folder is not None and inside and (Path(folder) / name).is_file():
         return name
     return name.replace("\\", "/")
+
+
+def _meant_by(line: str, folder: str | Path | None) -> str:
+    """What a line without TAB means, going by the files that there are: the end of a sentence."""
+    if folder is None:
+        return ""
+    if _is_file(folder, line):
+        return (
+            f"; there is {line}: a name with spaces needs a TAB at the line's end, or before its "
+            "label"
+        )
+    for gap in re.finditer(r"\s+", line):
+        image, label = line[: gap.start()], line[gap.end() :]
+        if _is_file(folder, image) and _is_file(folder, label):
+            return f"; there are {image} and {label}: put a TAB between them"
+    return ""
+
+
+def _check_commas(line: str, first: str, where: str, folder: str | Path | None) -> None:
+    """Raise DataError for a line that has a comma or semicolon where the TAB should be."""
+    for mark in ",;":
+        parts = [part.strip() for part in line.split(mark)]
+        if len(parts) < 2 or folder is None or any(_is_file(folder, f) for f in (first, line)):
+            continue  # of names
+        if all(_is_file(folder, part) or _looks_like_file(part) for part in parts[:2]):
+            raise DataError(
+                f"{where}: {line} is separated by {mark!r}; a line is image<TAB>label, with a TAB "
+                f"between {parts[0]} and {parts[1]}"
+            )
+
+
+def _looks_like_file(text: str) -> bool:
+    return re.fullmatch(r".+\.[A-Za-z][A-Za-z0-9]{1,4}", text) is not None
+
+
+def _is_file(folder: str | Path, name: str) -> bool:
+    try:
+        return (Path(folder) / _with_slashes(name, folder)).is_file()
+    except (OSError, ValueError):  # too long, or no name at all
+        return False

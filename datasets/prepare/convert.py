@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..checking.labels import LabelCounts, better_encodings
 from ..cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from ..files import read_label
 from ..machine import start_context
@@ -17,7 +18,7 @@ from ..voc2012 import VOC2012
 from .matfile import read_matrix
 
 SUFFIX = "_labelTrainIds.png"
-MOST_LOOKED_AT = 100  # files of one folder
+MOST_LOOKED_AT = 100  # files of one data set
 Job = tuple[Path, Path]  # source, target
 Write = Callable[[Path, bytes], None]  # puts a whole file at a path, or none
 
@@ -93,17 +94,14 @@ def _convert(job: Job, read: Callable[[Path], np.ndarray], write: Write) -> str 
     return None
 
 
-def spelling_10k(labels: Iterable[Path]) -> str:
-    """Which encoding the *_labelTrainIds.png of COCO-Stuff 10K have.
+def spelling_10k(labels: Iterable[Path]) -> list[str]:
+    """Which encoding the *_labelTrainIds.png of COCO-Stuff 10K have; several where it is open.
 
-    Two converters are about: one writes 0..170 and 255 where nothing is labelled, the other 1..171
-    and 0. A file that only one of them can have written decides; so do many files without 255,
-    since most pictures have unlabelled pixels.
+    Converters are about that write 0..170 and 255 where nothing is labelled, 1..171 and 0, or the
+    categories' own numbers. The values of many labels decide, as in the check of a list.
     """
-    looked = zeros = 0
+    meta, counts = COCOSTUFF10K, LabelCounts(COCOSTUFF10K.num_classes)
     for path in itertools.islice(labels, MOST_LOOKED_AT):
-        values = set(np.unique(read_label(path, COCOSTUFF10K.encoding("trainIds"))).tolist())
-        if values & {171, 255}:
-            return "trainIds" if 255 in values else "trainIdsFrom1"
-        looked, zeros = looked + 1, zeros + (0 in values)
-    return "trainIdsFrom1" if looked == MOST_LOOKED_AT and zeros else "trainIds"
+        values = read_label(path, meta.encoding("trainIds"))
+        counts.add(np.bincount(values.ravel(), minlength=256), None)
+    return better_encodings(meta, "trainIds", counts) or ["trainIds"]

@@ -8,6 +8,7 @@ from pictures import check_list, quick, write
 
 from datasets import DataError, get_meta
 from datasets.cityscapes import LABEL_IDS
+from datasets.prepare.convert import spelling_10k
 
 # Street scenes: share of the pixels per train id, 255 for the rest.
 STREET = {0: 37, 1: 6, 2: 22, 5: 2, 7: 1, 8: 13, 9: 1, 10: 3, 11: 1, 13: 7, 255: 7}
@@ -214,6 +215,36 @@ def test_ids_from_1_read_as_train_ids(tmp_path):
     write(tmp_path, meta, [draw({0: 10, 5: 90}, seed) for seed in range(3)])
     (remark,) = quick(tmp_path, meta)
     assert "then set DATASET.LABELS trainIdsFrom1 or categoryIds (DATASET" in remark
+
+
+VALUES_10K = {
+    "trainIds": [0, 3, 11, 95, 170, 255],
+    "trainIdsFrom1": [0, 1, 12, 95, 171],
+    "categoryIds": [0, 1, 13, 95, 182],
+}
+
+
+@pytest.mark.parametrize("name", VALUES_10K)
+@pytest.mark.parametrize("count", [1, 8])
+def test_the_spelling_of_10k_labels_is_told_as_the_check_does(tmp_path, name, count):
+    meta = get_meta("cocostuff10k")
+    labels = [draw(dict.fromkeys(VALUES_10K[name], 1), seed) for seed in range(count)]
+    write(tmp_path, meta, labels, "{}_labelTrainIds.png")
+    files = sorted((tmp_path / "cocostuff10k/labels").iterdir())
+    assert spelling_10k(files) == [name]
+    assert_accepted(tmp_path, meta, name)
+    if name != "trainIds":
+        problems = check_list(tmp_path, "train.lst", meta).problems
+        assert all(f"as DATASET.LABELS {name} all its" in text for text in problems[:count])
+
+
+def test_10k_labels_that_decide_little_are_told_as_the_check_does(tmp_path):
+    meta = get_meta("cocostuff10k")
+    for count, spellings in ((3, ["trainIds"]), (8, ["trainIdsFrom1", "categoryIds"])):
+        write(tmp_path, meta, [draw({0: 10, 5: 90}, seed) for seed in range(count)])
+        files = sorted((tmp_path / "cocostuff10k/labels").iterdir())
+        assert spelling_10k(files) == spellings
+    assert_refused(tmp_path, meta, "set DATASET.LABELS trainIdsFrom1 or categoryIds")
 
 
 # others

@@ -1,6 +1,7 @@
 """List files in all spellings that users write."""
 
 import os
+import re
 
 import cv2
 import numpy as np
@@ -11,12 +12,15 @@ from pictures import check_list
 from datasets import (
     DataError,
     EpochBatchSampler,
+    EvalTransform,
+    SegmentationDataset,
     TrainTransform,
     get_meta,
     make_cache,
     make_loader,
     quick_check,
     read_list,
+    shared_images,
 )
 from datasets.files import find_list
 
@@ -122,6 +126,94 @@ def test_names_that_were_cut_at_a_space_are_told_the_tab(open_dataset, folder):
     hint = "there is images/b.png: the TAB stands between image and label"
     with pytest.raises(DataError, match=hint):
         quick_check(open_dataset(list_file="list/test.lst"))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("images/p 1.png labels/p 1.png", "4 columns.*; there are images/p 1.png and labels/p 1.png"
+         ": put a TAB between them"),
+        ("images/p 1.png labels/b.png", "3 columns.*there are images/p 1.png and labels/b.png: "),
+        ("images/b.png  labels/p 1.png", "there are images/b.png and labels/p 1.png: put a TAB"),
+        ("images/p q 2.png", "3 columns.*there is images/p q 2.png: a name with spaces"),
+        ("images/p 1.png", "there is images/p 1.png: a name with spaces needs a TAB at the line's "
+         "end, or before its label"),
+        ("images/b.png,labels/b.png", "separated by ','; a line is image<TAB>label, with a TAB "
+         "between images/b.png and labels/b.png"),
+        ("images/b.png, labels/b.png", "separated by ','; .*between images/b.png and labels/b.png"),
+        ("images/p 1.png, labels/p 1.png", "separated by ','; .*between images/p 1.png and labels"),
+        ("images/b.png;labels/b.png", "separated by ';'"),
+        ("images/none.png,labels/none.png", "separated by ','"),
+    ],
+)  # fmt: skip
+def test_a_line_without_tab_is_told_what_it_means(open_dataset, folder, line, words):
+    for name in ("images/p 1.png", "labels/p 1.png", "images/p q 2.png"):
+        os.link(folder / f"camvid/{name[:6]}/a.png", folder / "camvid" / name)
+    (folder / "list/test.lst").write_text(line + "\n")
+    place = f"{folder}/list/test.lst:1: "
+    with pytest.raises(DataError, match=f"^{place}.*{words}"):
+        quick_check(open_dataset(list_file="list/test.lst"))
+    problem = check_list(folder, "list/test.lst", get_meta("camvid"), "index").problems[0]
+    assert re.match(f"{place}.*{words}", problem)
+
+
+def test_names_with_commas_are_names(open_dataset, folder):
+    for name in ("images/x.v1,2.png", "images/x.png,y.png"):
+        os.link(folder / "camvid/images/a.png", folder / "camvid" / name)
+    text = "images/x.v1,2.png labels/a.png\nimages/x.png,y.png\tlabels/b.png\n"
+    (folder / "list/test.lst").write_text(text)
+    dataset = open_dataset(list_file="list/test.lst")
+    assert dataset.name(0) == "images/x.v1,2.png" and dataset.name(1) == "images/x.png,y.png"
+    assert quick_check(dataset) == []
+
+
+# spellings of one path
+
+SPELLINGS = ("./img/v.png", "img//v.png", "img/./v.png", "img/../img/v.png", ".\\img\\v.png")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_spellings_of_a_path_are_one_path(tmp_path, spelling):
+    path = write_list(tmp_path, f"{spelling}\tl/../l//v.png\n".encode())
+    assert read_list(path) == [("img/v.png", "l/v.png", 1)]
+    for first, second in (("img/v.png", spelling), (spelling, "img/v.png")):
+        path = write_list(tmp_path, f"{first}\tl/v.png\n{second}\tl/v.png\n".encode())
+        with pytest.raises(DataError, match=r":2: img/v.png stands already in line 1; a training"):
+            read_list(path)
+        assert len(read_list(path, repeats=True)) == 2
+
+
+@pytest.mark.parametrize("name", ["../v.png", "a/../../v.png", "./../v.png", "..", "a/b/../../.."])
+def test_paths_that_leave_the_folder_stay_refused(tmp_path, name):
+    with pytest.raises(DataError, match=r":1: .*\.\..* leaves the dataset's folder;"):
+        read_list(write_list(tmp_path, f"{name}\tl.png\n".encode()))
+
+
+def test_spellings_hide_neither_a_leak_nor_make_a_label_two_images(open_dataset, folder):
+    text = (folder / "list/train.lst").read_text()
+    (folder / "list/over.lst").write_text(text + text.replace("images/", "./images//"))
+    (folder / "list/val.lst").write_text("images/../images/b.png\tlabels/b.png\n")
+    repeated = check_list(folder, "list/over.lst", get_meta("camvid"), "index", repeats=True)
+    assert repeated.problems == [] and not any("is the label of" in n for n in repeated.notes)
+    train, val = (open_dataset(list_file=f"list/{name}.lst") for name in ("train", "val"))
+    assert quick_check(val) == []
+    assert shared_images(train, val) == [
+        f"1 of 1 images of {folder}/list/val.lst are in {folder}/list/train.lst too, images/b.png "
+        "for one; a score on images that were trained on says nothing about others"
+    ]
+    (folder / "list/val.lst").write_text("labels/b.png\tlabels/b.png\n")
+    assert shared_images(train, open_dataset(list_file="list/val.lst")) == []
+
+
+def test_a_root_that_is_not_there_is_one_sentence(tmp_path):
+    meta = get_meta("camvid")
+    for name in ("train.lst", "list/camvid/val.lst"):  # the second is in the repository
+        with pytest.raises((FileNotFoundError, DataError)) as error:
+            quick_check(SegmentationDataset(tmp_path / "no", name, meta, transform=EvalTransform()))
+        assert str(error.value) == f"DATASET.ROOT {tmp_path}/no does not exist"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"^DATASET.ROOT .*/file is not a folder$"):
+        SegmentationDataset(tmp_path / "file", "train.lst", meta, transform=EvalTransform())
 
 
 def test_backslashes_separate_folders(open_dataset, folder):

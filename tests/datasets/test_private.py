@@ -62,6 +62,18 @@ def test_with_two_classes_255_has_to_be_declared(declare):
 
 
 @pytest.mark.parametrize(
+    ("weights", "read"),
+    [
+        ("[1e-1, 5, 5]", (0.1, 5.0, 5.0)),  # yaml reads the first as text
+        ("['2', 1E+2, .5]", (2.0, 100.0, 0.5)),
+        ("\n- 1e-3\n- 0\n- 1.0e-1\n", (0.001, 0.0, 0.1)),
+    ],
+)
+def test_weights_may_be_written_as_text(declare, weights, read):
+    assert declare(THREE + f"class_weights: {weights}\n").class_weights == read
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("class_names: [a, b", "is not valid yaml"),
@@ -89,6 +101,11 @@ def test_with_two_classes_255_has_to_be_declared(declare):
         ("class_names: [a, b]\nclass_weights: [1]", "1 class weights for 2 classes"),
         ("class_names: [a, b]\nclass_weights: heavy", "accepted: a number for each class"),
         ("class_names: [a, b]\nclass_weights: [1, yes]", "accepted: a number for each class"),
+        ("class_names: [a, b]\nclass_weights: [1, 1e-]", "accepted: a number for each class"),
+        ("class_names: [a, b]\nclass_weights: [1, [2]]", "accepted: a number for each class"),
+        ("class_names: [a, b]\nclass_weights: [1, ]", "1 class weights for 2 classes"),
+        ("class_names: [a, b]\nclass_weights: '12'", "accepted: a number for each class"),
+        ("class_names: [a, b]\nclass_weights: [1, nan]", "class weights 1, nan; accepted: finite"),
         ("class_names: [a, b]\nclass_weights: [0, 0]", "class weights 0, 0; accepted: finite"),
         ("class_names: [a, b]\nclass_weights: [1, -1]", "class weights 1, -1; accepted: finite"),
         ("class_names: [a, b]\nclass_weights: [1, .inf]", "class weights 1, inf; accepted: fin"),

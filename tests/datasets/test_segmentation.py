@@ -173,7 +173,8 @@ def test_an_unreadable_image_is_replaced_by_one_that_the_draw_decides(open_datas
         one, two = dataset[Draw(0, seed)], dataset[Draw(0, seed)]
         assert one["name"] == two["name"] != "images/a.png"
         assert torch.equal(one["image"], two["image"])
-        assert {s.split(" ")[0] for s in one["skipped"]} == {"images/a.png"}
+        place = f"{folder}/list/train.lst:1: images/a.png is a truncated PNG"
+        assert {s.split(" (")[0] for s in one["skipped"]} == {place}
         taken.add(one["name"])
     assert taken == {"images/b.png", "images/c.png"}
     sound = dataset[Draw(1, 7)]
@@ -184,10 +185,28 @@ def test_nothing_but_unreadable_images_is_an_error(open_dataset, folder):
     dataset = open_dataset(transform=TrainTransform((12, 16)), skip_unreadable=True)
     for name in "abc":
         spoil(folder, f"labels/{name}.png", b"no picture")
-    with pytest.raises(DataError, match=r"17 images in a row cannot be read, the last: labels/"):
+    words = r"^17 images in a row cannot be read, the last: /.*\.lst:"
+    with pytest.raises(DataError, match=words) as error:
         dataset[Draw(0, 0)]
+    assert str(error.value).count("tools/check_data.py finds all at once") == 1
     with pytest.raises(DataError, match=r"labels/a.png is a text file; labels must be PNGs"):
         quick_check(dataset)
+
+
+def test_a_sentence_about_a_sample_names_its_line_and_the_checker(open_dataset, folder):
+    end = "; tools/check_data.py finds all at once"
+    for name, content in (("labels/b.png", GRAY + 33), ("labels/b.png", GRAY[:9]),
+                          ("images/b.png", b"text"), ("labels/b.png", b"text")):  # fmt: skip
+        before = (folder / "camvid" / name).read_bytes()
+        spoil(folder, name, content)
+        dataset = open_dataset(transform=TrainTransform((12, 16)))
+        for read, argument in ((dataset.__getitem__, 1), (dataset.load, 1), (quick_check, dataset)):
+            with pytest.raises(DataError) as error:
+                read(argument)
+            text = str(error.value)
+            assert text.startswith(f"{folder}/list/train.lst:2: ") and name in text
+            assert text.endswith(end) and text.count(end) == 1
+        (folder / "camvid" / name).write_bytes(before)
 
 
 def test_a_check_before_skipping_asks_for_one_sound_image(open_dataset, folder):

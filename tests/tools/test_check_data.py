@@ -5,7 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pictures import saved
 
+OWN = "configs/own/rtlinearformer_slim_own.yaml"
 CONFIG = "configs/camvid/rtlinearformer_slim_camvid_360x480.yaml"
 
 
@@ -45,7 +47,8 @@ def test_sound_lists_pass_with_a_row_per_class(check, tmp_path):
     assert re.search(r"train.lst: 11 pairs; height x width: 24x32 \(11\)", out)
     assert re.search(r"^bicyclist +4\.545 +1$", out, re.M)
     assert re.search(r"^\(ignored\) +50\.000 +11$", out, re.M)
-    assert "note: 1 images are in both lists, images/00.png for one" in out
+    lists = f"{tmp_path}/val.lst are in {tmp_path}/train.lst too, images/00.png for one"
+    assert f"note: 1 of 1 images of {lists}; a score on images that were trained on says" in out
     assert "val.lst: no pixel of bicyclist, building" in out
     assert out.endswith("12 entries checked, no problem\n")
 
@@ -121,6 +124,83 @@ def test_lists_of_equal_names_have_sheets_of_their_own(check, tmp_path):
     assert len({(out / sheet).read_bytes() for sheet in sheets}) == 2
 
 
+def test_a_value_fault_hides_no_other_fault_of_its_line(check, tmp_path):
+    write(tmp_path, {"train.lst": ["value", "mode", "deep"], "val.lst": ["fine"]})
+    label = np.full((12, 32), 33, np.uint8)
+    turned = saved(label, "PNG", orientation=3)
+    (tmp_path / "camvid/labels/value.png").write_bytes(turned)
+    (tmp_path / "camvid/labels/mode.png").write_bytes(saved(cv2.merge([label] * 3), "PNG"))
+    (tmp_path / "camvid/labels/deep.png").write_bytes(saved(label.astype(np.uint16), "PNG"))
+    out = check(status=1)
+    for line, name, fault in ((1, "value", "label value 33 in"), (2, "mode", "has 3 channels"),
+                              (3, "deep", "has 16 bits")):  # fmt: skip
+        place = f"problem: {tmp_path}/train.lst:{line}: "
+        assert re.search(rf"{place}.*{fault}", out)
+        assert f"{place}labels/{name}.png is 12x32 but its image images/{name}.png is 24x32" in out
+    assert "train.lst:1: labels/value.png carries EXIF orientation 3" in out
+
+
+def test_suspicions_of_every_kind_are_shown(check, tmp_path):
+    names = [f"{i:02d}" for i in range(40)]
+    write(tmp_path, {"train.lst": names, "val.lst": ["fine"]})  # 40 labels of one class
+    picture = np.random.default_rng(0).integers(0, 256, (24, 32, 4), dtype=np.uint8)
+    (tmp_path / "camvid/images/38.png").write_bytes(saved(picture, "PNG"))
+    (tmp_path / "camvid/images/39.png").write_bytes(saved(picture[..., :3], "PNG", orientation=3))
+    out = check()
+    shown = [line for line in out.splitlines() if line.startswith("suspicious: ")]
+    for words in (
+        "images/38.png has 4 bands",
+        "images/39.png carries EXIF",
+        "labels/00.png is all",
+    ):
+        assert sum(words in line for line in shown) == 1, words
+    assert any(line.endswith(" more, all in report.json") for line in shown)
+
+
+def test_bad_lines_are_counted(check, tmp_path):
+    write(tmp_path, {"train.lst": ["a", "b"], "val.lst": ["c"]})
+    text = (tmp_path / "train.lst").read_text()
+    (tmp_path / "train.lst").write_text(f"# pairs\n{text}\n../x.png\ty.png\na b c\n")
+    out = check(status=1)
+    assert f"{tmp_path}/train.lst: 2 pairs of 4 lines; height" in out
+    assert f"{tmp_path}/val.lst: 1 pairs; height" in out
+
+
+def test_a_root_that_is_not_there_is_one_sentence(call, tmp_path):
+    cityscapes = "configs/cityscapes/pidnet_s_cityscapes.yaml"  # its lists are in the repository
+    for config in (cityscapes, OWN):
+        more = ("DATASET.DATASET", own(tmp_path, "")) if config == OWN else ()
+        root = ("DATASET.ROOT", tmp_path / "no", "OUTPUT_DIR", tmp_path / "out")
+        done = call("tools/check_data.py", "--cfg", config, *root, *more, status=2)
+        assert done.stderr == f"error: DATASET.ROOT {tmp_path}/no does not exist\n"
+        assert done.stdout == "" and not (tmp_path / "out").exists()
+    root = ("DATASET.ROOT", tmp_path, "OUTPUT_DIR", tmp_path / "out")
+    done = call("tools/check_data.py", "--cfg", cityscapes, *root, status=2)
+    assert (
+        f"error: {tmp_path}/cityscapes is not a folder; DATASET.ROOT is {tmp_path}" in done.stderr
+    )
+
+
+def own(folder: Path, text: str) -> Path:
+    file = folder / "plants.yaml"
+    file.write_text("class_names: [soil, leaf, stem]\n" + text)
+    return file
+
+
+def test_weights_that_are_not_used_are_told(call, tmp_path):
+    write(tmp_path, {"train.lst": ["a"], "val.lst": ["b"]})
+    (tmp_path / "camvid").rename(tmp_path / "plants")
+    for name in "ab":
+        label = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) % 3
+        cv2.imwrite(str(tmp_path / f"plants/labels/{name}.png"), label.astype(np.uint8))
+    for used in (True, False):
+        file = own(tmp_path, "class_weights: [1e-1, 5, 5]\n")
+        data = ("DATASET.DATASET", file, "DATASET.ROOT", tmp_path, "OUTPUT_DIR", tmp_path / "out")
+        data += ("DATASET.CLASS_WEIGHTS", used, "WORKERS", 0)
+        out = call("tools/check_data.py", "--cfg", OWN, *data).stdout
+        assert (f"note: class_weights of {file} are not used, since" in out) == (not used)
+
+
 def test_drawn_scenes_need_no_check(run):
     config = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
     assert "there are no files" in run("tools/check_data.py", "--cfg", config).stdout
@@ -153,3 +233,6 @@ def test_a_folder_that_cannot_be_written_is_refused_first(refuses, tmp_path):
         (root / f"list/camvid/{name}.lst").write_text(f"images/{name}.png\tlabels/{name}.png\n")
     words = ["--out", str(path), "must be a folder that can be written"]
     refuses(words, "tools/check_data.py", "--cfg", config, "--out", path, "DATASET.ROOT", root)
+    words = ["the report's folder (under OUTPUT_DIR) ", str(path), "must be a folder that can be"]
+    data = ("DATASET.ROOT", root, "OUTPUT_DIR", path)
+    assert "--out" not in refuses(words, "tools/check_data.py", "--cfg", config, *data)

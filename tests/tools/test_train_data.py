@@ -200,7 +200,8 @@ def damaged(root):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image_ends_the_epoch_with_its_name(tmp_path, run, arguments, damaged, workers):
     done = run("tools/train.py", *arguments("stop", "WORKERS", workers), status=2)
-    assert re.fullmatch(rf"error: {damaged} is a truncated PNG .*\n", done.stderr)
+    words = rf"error: \S+\.lst:\d+: {damaged} is a truncated PNG .*; tools/check_data.py finds all "
+    assert re.fullmatch(rf"{words}at once\n", done.stderr)
     assert "epochs of" in log(tmp_path / "stop")  # training had begun
 
 
@@ -213,7 +214,8 @@ def test_or_it_is_skipped_and_counted(tmp_path, start, run, arguments, damaged, 
     assert [r["unreadable"] for r in records] == [1, 1] and len(records) == 2
     assert all(r["skipped"] == 0 and r["loss"] > 0 for r in records)
     said = re.findall(
-        rf"step \d: {damaged} is a truncated PNG .*; another .*", log(tmp_path / "skip")
+        rf"step \d: \S+\.lst:\d+: {damaged} is a truncated PNG .*; another .*",
+        log(tmp_path / "skip"),
     )
     assert len(said) == 2
     if where == "cpu":
@@ -235,7 +237,7 @@ def test_an_image_to_score_is_never_skipped(run, arguments, root):
     file.write_bytes(whole[:-20])
     done = run("tools/train.py", *arguments("score", "DATASET.ON_ERROR", "skip"), status=2)
     file.write_bytes(whole)
-    assert done.stderr.startswith("error: labels/1.png is a truncated PNG")
+    assert re.match(r"error: \S+\.lst:\d+: labels/1.png is a truncated PNG", done.stderr)
 
 
 @pytest.mark.alone
