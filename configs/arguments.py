@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from .errors import InputError
 from .loader import COMMAND_LINE, meant
 
 
@@ -33,7 +34,7 @@ def parse_arguments(
     words = sys.argv[1:] if words is None else list(words)
 
     def refuse(message: str) -> NoReturn:
-        raise ValueError(f"{COMMAND_LINE}: {message} (-h shows what is accepted)")
+        raise InputError(f"{COMMAND_LINE}: {message} (-h shows what is accepted)")
 
     parser.error = refuse
     parser.add_argument(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from .errors import InputError
+
 # Endings of folded configurations, and how the file is called that goes on top of the network's.
 _FOLDED = {"_aug": "trainaug_", "_trainval": "trainval", "_batch32": "batch32_"}
 
@@ -33,9 +35,9 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
         ValueError: one of the files is not a mapping in plain yaml, or its own base.
     """
     if path.resolve() in seen:
-        raise ValueError(f"{path}: _BASE_ leads back to the file itself")
+        raise InputError(f"{path}: _BASE_ leads back to the file itself")
     if path.is_dir():
-        raise ValueError(f"config {path} is a folder; name one of its .yaml files")
+        raise InputError(f"config {path} is a folder; name one of its .yaml files")
     if not path.is_file():
         origin = f", named as _BASE_ in {seen[-1]}" if seen else ""
         hint = _folded(path, bool(seen)) or _namesake(path)
@@ -43,13 +45,13 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid yaml: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not valid yaml: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: the top level is a {type(content).__name__}, not KEY: value")
+        raise InputError(f"{path}: the top level is a {type(content).__name__}, not KEY: value")
     bases = content.pop("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: _BASE_ is {bases!r}; accepted: a file or a list of files")
+        raise InputError(f"{path}: _BASE_ is {bases!r}; accepted: a file or a list of files")
     files = []
     for base in bases:
         files += read_chain(path.parent / base, (*seen, path.resolve()))

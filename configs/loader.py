@@ -11,6 +11,7 @@ import yaml
 from yacs.config import CfgNode
 
 from .defaults import defaults
+from .errors import InputError
 from .files import read_chain
 from .ranges import check, expand_paths, is_option
 
@@ -43,12 +44,12 @@ def get_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[str
     paths = [Path(path) for path in _listed(paths)]
     for index, path in enumerate(paths):
         if path.resolve() in [earlier.resolve() for earlier in paths[:index]]:
-            raise ValueError(f"config {path} is given twice")
+            raise InputError(f"config {path} is given twice")
     config, origins = defaults(), {}
     for path in paths:
         for source, content in read_chain(path):
             if content.pop("_OVERLAY_", False) and source == paths[0]:
-                raise ValueError(
+                raise InputError(
                     f"config {path} goes on top of another: --cfg NETWORK.yaml --cfg {path}"
                 )
             _merge(config, content, "", str(source), origins)
@@ -76,11 +77,11 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
             equals, value = "=", after.pop(0)[1:]
         if equals:
             pair = f"{(meant(name) or [name])[0]} {shlex.quote(value or after[0])}"
-            raise ValueError(f"{COMMAND_LINE}: {key} is no KEY with a VALUE after it; write {pair}")
+            raise InputError(f"{COMMAND_LINE}: {key} is no KEY with a VALUE after it; write {pair}")
         if key.lower().endswith((".yaml", ".yml")):
-            raise ValueError(f"{COMMAND_LINE}: {key} is a file; write --cfg {shlex.quote(key)}")
+            raise InputError(f"{COMMAND_LINE}: {key} is a file; write --cfg {shlex.quote(key)}")
     if len(words) % 2:
-        raise ValueError(
+        raise InputError(
             f"{COMMAND_LINE}: {words[-1]!r} stands alone; overrides come in pairs KEY VALUE, "
             'with a space between (quote tuples: GPUS "(0,1)")'
         )
@@ -130,10 +131,10 @@ def _merge(
             while isinstance(value, dict) and len(value) == 1:  # a pair names the whole path
                 (inner, value), *_ = value.items()
                 key = f"{key}.{inner}"
-            raise ValueError(f"{source}: unknown key {key}{_hint(key)}")
+            raise InputError(f"{source}: unknown key {key}{_hint(key)}")
         if isinstance(node[name], CfgNode):
             if not isinstance(value, dict):
-                raise ValueError(f"{source}: {key} is a section, not a value ({value!r})")
+                raise InputError(f"{source}: {key} is a section, not a value ({value!r})")
             _merge(node[name], value, f"{key}.", source, origins)
         else:
             node[name] = _coerce(node[name], value, key, source)
@@ -185,13 +186,13 @@ def _plain(value: Any) -> Any:
 def _option(name: Any, value: Any, key: str, source: str) -> Any:
     """A constructor option of the network, which a checkpoint and a dump can hold."""
     if not (isinstance(name, str) and name.isidentifier()):
-        raise ValueError(
+        raise InputError(
             f"{source}: {key.removesuffix(f'.{name}')} has the key {name!r}; accepted: names of "
             "constructor options"
         )
     value = _plain(value)
     if not is_option(value):
-        raise ValueError(
+        raise InputError(
             f"{source}: {key} is {value!r} ({type(value).__name__}); accepted: text, a number "
             "(integers below 2**31), True, False, None, or a tuple of these"
         )
@@ -211,7 +212,7 @@ def _coerce(old: Any, value: Any, key: str, source: str) -> Any:
     if isinstance(old, str) and value is None:
         value = ""
     if type(value) is not type(old):
-        raise ValueError(
+        raise InputError(
             f"{source}: {key} is {value!r} ({type(value).__name__}); accepted: "
             f"{type(old).__name__}, such as {old!r}"
         )

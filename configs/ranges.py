@@ -6,6 +6,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from .errors import InputError
+
 INTEGERS = 2**31  # no integer setting reaches it but SEED
 PATHS = (  # settings that name files or folders
     "OUTPUT_DIR",
@@ -50,7 +52,7 @@ class _Rules:
     def need(self, ok: bool, key: str, value: Any, accepted: str) -> None:
         if not ok:
             origin = f"{self.origins[key]}: " if key in self.origins else ""
-            raise ValueError(f"{origin}{key} is {value!r}; accepted: {accepted}")
+            raise InputError(f"{origin}{key} is {value!r}; accepted: {accepted}")
 
     def choice(self, key: str, value: str, *names: str) -> None:
         self.need(value in names, key, value, ", ".join(names))

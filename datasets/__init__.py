@@ -10,6 +10,7 @@ from .checking import quick_check, shared_images
 from .cityscapes import CITYSCAPES
 from .cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from .device.loader import DeviceLoader
+from .errors import InputError
 from .files import read_image, read_list
 from .loading import collate, make_loader
 from .meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
@@ -67,10 +68,10 @@ def get_meta(name: str) -> DatasetMeta:
     if name.lower().endswith((".yaml", ".yml")):
         meta = read_meta(name)
         if meta.name in _METAS:
-            raise ValueError(f"{name}: {meta.name} is a dataset that is built in; rename the file")
+            raise InputError(f"{name}: {meta.name} is a dataset that is built in; rename the file")
         return meta
     near = difflib.get_close_matches(name.lower(), list(_METAS), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ";"
-    raise ValueError(
+    raise InputError(
         f"unknown dataset {name!r}{hint} accepted: {', '.join(list_datasets())}, or a .yaml file"
     )

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .errors import InputError
 from .machine import free_memory, start_context
 from .transforms import Sample
 
@@ -75,7 +76,7 @@ def make_cache(kind: str, length: int, limit: float, folder: str | Path) -> "Sce
                 f"DATASET.CACHE_DIR {folder} cannot be used ({error.strerror}); it must be a "
                 "folder that can be written"
             ) from None
-    raise ValueError(f"DATASET.CACHE is {kind!r}; accepted: none, ram, disk")
+    raise InputError(f"DATASET.CACHE is {kind!r}; accepted: none, ram, disk")
 
 
 NOT_SHAREABLE = (
@@ -123,7 +124,7 @@ class MemoryCache(SceneCache):
         try:
             self._blocks = [SharedBlock(size, passable=not forks) for size in sizes]
         except (OSError, OverflowError, ValueError) as error:
-            raise ValueError(
+            raise InputError(
                 f"DATASET.CACHE_GB {limit:g}: the system does not reserve that much memory "
                 f"({error}); use less"
             ) from None
@@ -139,7 +140,7 @@ class MemoryCache(SceneCache):
 
     def __getstate__(self) -> dict[str, Any]:
         if not self.shareable:
-            raise ValueError(NOT_SHAREABLE)
+            raise InputError(NOT_SHAREABLE)
         kept = ("capacity", "shareable", "_blocks", "_lock")
         return {name: getattr(self, name) for name in kept}
 

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .cache import NOT_SHAREABLE
+from .errors import InputError
 from .machine import SHARED_MEMORY, cpu_count, shared_memory_left, start_context
 from .meta import DataError
 from .sampler import Draw, EpochBatchSampler
@@ -157,7 +158,7 @@ def require_shared_memory(batch_bytes: int, workers: int, prefetch: int = 2) -> 
     if most * batch_bytes <= left:
         return
     fitting = max(0, int((left / batch_bytes - 1) / prefetch))
-    raise ValueError(
+    raise InputError(
         f"{SHARED_MEMORY} has room for {left / 1e6:.0f} MB, but {workers} loader processes share "
         f"up to {most} batches of {batch_bytes / 1e6:.1f} MB through it; set WORKERS {fitting}"
         f"{'' if fitting else ' (reads in this process)'}, or give it more room, in a container by "
@@ -203,7 +204,7 @@ def make_loader(
         ValueError: fewer than 0 workers, or more than the machine can share batches with.
     """
     if workers < 0:
-        raise ValueError(f"WORKERS is {workers}; accepted: 0 and above")
+        raise InputError(f"WORKERS is {workers}; accepted: 0 and above")
     order: dict[str, Iterable | int | None]
     if batch_sampler is not None:
         order, batch_size, indices = (
@@ -218,7 +219,7 @@ def make_loader(
         context = start_context()
         cache = getattr(dataset, "cache", None)
         if cache is not None and not cache.shareable:
-            raise ValueError(NOT_SHAREABLE)
+            raise InputError(NOT_SHAREABLE)
         if len(dataset):
             require_shared_memory(batch_bytes(dataset, indices, batch_size, collate_items), workers)
     return Loader(

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .errors import InputError
 from .outlines import smoothed_values
 
 Color = tuple[int, int, int]
@@ -43,10 +44,10 @@ class IdEncoding:
     def __post_init__(self) -> None:
         for value in [*self.ids, *(self.ignored or ())]:
             if not 0 <= value <= 255:
-                raise ValueError(f"label value {value} does not fit 8 bits (0..255)")
+                raise InputError(f"label value {value} does not fit 8 bits (0..255)")
         both = sorted(set(self.ids) & (self.ignored or frozenset()))
         if both:
-            raise ValueError(f"label values {format_ranges(both)} are both a class and ignored")
+            raise InputError(f"label values {format_ranges(both)} are both a class and ignored")
 
     def classes(self) -> set[int]:
         """The class indices that this encoding can express."""
@@ -140,24 +141,24 @@ class DatasetMeta:
     def __post_init__(self) -> None:
         count = len(self.class_names)
         if not 2 <= count <= 255:
-            raise ValueError(f"{self.name}: {count} classes; 2 to 255 are possible (binary = 2)")
+            raise InputError(f"{self.name}: {count} classes; 2 to 255 are possible (binary = 2)")
         if len(set(self.class_names)) != count:
-            raise ValueError(f"{self.name}: a class name occurs twice in {self.class_names}")
+            raise InputError(f"{self.name}: a class name occurs twice in {self.class_names}")
         if len(self.palette) != count:
-            raise ValueError(f"{self.name}: {len(self.palette)} colours for {count} classes")
+            raise InputError(f"{self.name}: {len(self.palette)} colours for {count} classes")
         for color in self.palette:
             _check_color(color)
         if not count <= self.ignore_label <= 255:
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: ignore label {self.ignore_label}; accepted: {count}..255"
             )
         self._check_weights()
         if not self.encodings:
-            raise ValueError(f"{self.name}: no label encoding")
+            raise InputError(f"{self.name}: no label encoding")
         for name, encoding in self.encodings.items():
             if encoding.classes() != set(range(count)):
                 found = format_ranges(encoding.classes())
-                raise ValueError(
+                raise InputError(
                     f"{self.name}: label encoding {name} leads to the classes {found}; "
                     f"it must lead to each of 0..{count - 1}"
                 )
@@ -167,13 +168,13 @@ class DatasetMeta:
         if weights is None:
             return
         if len(weights) != self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: {len(weights)} class weights for {self.num_classes} classes"
             )
         with np.errstate(over="ignore"):
             used = np.array(weights, np.float32)  # as the loss takes them
         if not np.isfinite(used).all() or used.min() < 0 or not used.any():
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: class weights {', '.join(f'{weight:g}' for weight in weights)}; "
                 "accepted: finite numbers of 0 or more, at least one of them above 0"
             )
@@ -191,7 +192,7 @@ class DatasetMeta:
     def encoding(self, name: str = "") -> LabelEncoding:
         """The encoding called `name` ("" = the default). Raises ValueError on a miss."""
         if name and name not in self.encodings:
-            raise ValueError(
+            raise InputError(
                 f"DATASET.LABELS is {name!r}, which {self.name} does not have; "
                 f"accepted: {', '.join(self.encodings)}"
             )
@@ -315,4 +316,4 @@ def _some_ranges(values: list[int]) -> str:
 
 def _check_color(color: Color) -> None:
     if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-        raise ValueError(f"{color} is not an RGB colour (three values in 0..255)")
+        raise InputError(f"{color} is not an RGB colour (three values in 0..255)")

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import yaml
 
+from .errors import InputError
 from .meta import ColorEncoding, DatasetMeta, IdEncoding, LabelEncoding
 
 KEYS = ("class_names", "palette", "encoding", "ignored", "ignore_label", "class_weights")
@@ -40,29 +41,29 @@ def read_meta(path: str | Path) -> DatasetMeta:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid yaml: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not valid yaml: {' '.join(str(error).split())}") from None
     try:
         return _meta(path, content)
     except ValueError as error:
-        raise ValueError(f"{path}: {str(error).removeprefix(f'{path.stem}: ')}") from None
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path.stem}: ')}") from None
 
 
 def _meta(path: Path, content: Any) -> DatasetMeta:
     name = path.stem
     if not isinstance(content, Mapping):
-        raise ValueError("a dataset is declared as KEY: value, class_names at least")
+        raise InputError("a dataset is declared as KEY: value, class_names at least")
     for key in content:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(KEYS)}"
-            raise ValueError(f"unknown key {key}; {hint}")
+            raise InputError(f"unknown key {key}; {hint}")
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(
+        raise InputError(
             "the file's name names the dataset and its runs; accepted: letters, digits, _ . -"
         )
     names = _class_names(content.get("class_names"))
     if len(names) == 1:
-        raise ValueError(
+        raise InputError(
             f"one class, {names[0]}; a mask of one thing has two: background and {names[0]}"
         )
     palette = _palette(content.get("palette"), len(names))
@@ -80,10 +81,10 @@ def _meta(path: Path, content: Any) -> DatasetMeta:
 
 def _class_names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"class_names is {value!r}; accepted: a list such as [background, leaf]")
+        raise InputError(f"class_names is {value!r}; accepted: a list such as [background, leaf]")
     for name in value:
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"the class name {name!r} is not text; put it in quotes")
+            raise InputError(f"the class name {name!r} is not text; put it in quotes")
     return tuple(value)
 
 
@@ -93,7 +94,7 @@ def _palette(value: Any, count: int) -> tuple[tuple[int, int, int], ...]:
     if not isinstance(value, list) or not all(
         isinstance(color, list) and all(type(part) is int for part in color) for color in value
     ):
-        raise ValueError(f"palette is {value!r}; accepted: a colour [red, green, blue] per class")
+        raise InputError(f"palette is {value!r}; accepted: a colour [red, green, blue] per class")
     return tuple(tuple(color) for color in value)
 
 
@@ -122,11 +123,11 @@ def _encodings(
     encoding = content.get("encoding", "index")
     if encoding == "color":
         if "palette" not in content:
-            raise ValueError("encoding is color, which needs the palette of the label files")
+            raise InputError("encoding is color, which needs the palette of the label files")
         if content.get("ignored", "others") != "others":
-            raise ValueError("ignored: with encoding color every other colour is ignored")
+            raise InputError("ignored: with encoding color every other colour is ignored")
         if len(set(palette)) < len(palette):
-            raise ValueError("a colour of the palette stands for two classes")
+            raise InputError("a colour of the palette stands for two classes")
         return {"color": ColorEncoding({color: index for index, color in enumerate(palette)})}
     if encoding == "index":
         ids = {index: index for index in range(len(names))}
@@ -136,10 +137,10 @@ def _encodings(
             if name not in names:
                 near = difflib.get_close_matches(str(name), names, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(names)}"
-                raise ValueError(f"encoding: {value} leads to {name!r}, which is no class; {hint}")
+                raise InputError(f"encoding: {value} leads to {name!r}, which is no class; {hint}")
             ids[_byte(value, "a label value of encoding")] = names.index(name)
     else:
-        raise ValueError(
+        raise InputError(
             f"encoding is {encoding!r}; accepted: index, color, or values with their classes such "
             f"as {{0: {names[0]}, 255: {names[1]}}}"
         )
@@ -154,13 +155,13 @@ def _ignored(content: Mapping, ids: Mapping[int, int], count: int) -> frozenset[
     if values == "others":
         return None
     if not isinstance(values, list):
-        raise ValueError(f'ignored is {values!r}; accepted: a list such as [255], or "others"')
+        raise InputError(f'ignored is {values!r}; accepted: a list such as [255], or "others"')
     return frozenset(_byte(value, "a label value of ignored") for value in values)
 
 
 def _byte(value: Any, what: str) -> int:
     if type(value) is not int or not 0 <= value <= 255:
-        raise ValueError(f"{what} is {value!r}; accepted: 0..255")
+        raise InputError(f"{what} is {value!r}; accepted: 0..255")
     return value
 
 
@@ -173,4 +174,4 @@ def _weights(value: Any) -> tuple[float, ...] | None:
             return tuple(float(weight) for weight in value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"class_weights is {value!r}; accepted: a number for each class")
+    raise InputError(f"class_weights is {value!r}; accepted: a number for each class")

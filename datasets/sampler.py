@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import InputError
+
 
 class Draw(NamedTuple):
     """One sample to fetch: its index and the seed of its augmentation."""
@@ -44,13 +46,13 @@ class EpochBatchSampler:
         shuffle: bool = True,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch size is {batch_size}; at least 1 is needed")
+            raise InputError(f"batch size is {batch_size}; at least 1 is needed")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is outside 0..{world_size - 1}")
+            raise InputError(f"rank {rank} is outside 0..{world_size - 1}")
         if seed < 0:
-            raise ValueError(f"seed is {seed}; accepted: 0 and above")
+            raise InputError(f"seed is {seed}; accepted: 0 and above")
         if length < batch_size * world_size:
-            raise ValueError(
+            raise InputError(
                 f"{length} samples do not fill one batch of {batch_size * world_size} "
                 f"({batch_size} per process x {world_size}); use a smaller batch"
             )
@@ -65,7 +67,7 @@ class EpochBatchSampler:
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose what the next iteration yields: batches `start_batch`.. of `epoch` (both >= 0)."""
         if epoch < 0 or not 0 <= start_batch <= len(self):
-            raise ValueError(
+            raise InputError(
                 f"epoch {epoch}, batch {start_batch}: accepted are 0 and above, 0..{len(self)}"
             )
         self.epoch, self.start_batch = epoch, start_batch

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from .cache import SceneCache, Source, stamp_of
 from .entries import EntryList
+from .errors import InputError
 from .files import (
     Entry,
     file_problem,
@@ -138,7 +139,7 @@ class SceneDataset(Dataset):
             item["label"] = torch.from_numpy(np.require(sample.label, requirements="W"))
         if self.need_boundary:
             if sample.boundary is None:
-                raise ValueError(f"{self.name(index)}: the transform makes no boundary target")
+                raise InputError(f"{self.name(index)}: the transform makes no boundary target")
             item["boundary"] = torch.from_numpy(sample.boundary)
         if self.skip_unreadable:
             item["skipped"] = skipped

@@ -12,6 +12,7 @@ import numpy as np
 
 from .boundary import label_boundary
 from .color import ColorChange, draw_color, recolor
+from .errors import InputError
 from .meta import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -111,16 +112,16 @@ class TrainTransform:
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         if len(crop_size) != 2 or min(crop_size) < 1:
-            raise ValueError(f"crop size is {crop_size}; accepted: height and width, both above 0")
+            raise InputError(f"crop size is {crop_size}; accepted: height and width, both above 0")
         if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(f"scale range is {scale_range}; accepted: 0 < lowest <= highest")
+            raise InputError(f"scale range is {scale_range}; accepted: 0 < lowest <= highest")
         if min(scale_step, base_size, short_side) < 0:
-            raise ValueError(
+            raise InputError(
                 f"scale step {scale_step}, base size {base_size}, short side {short_side}; "
                 "accepted: 0 and above"
             )
         if not 0 <= pad_value <= 255:
-            raise ValueError(f"pad value is {pad_value}; accepted: 0..255")
+            raise InputError(f"pad value is {pad_value}; accepted: 0..255")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         self.scale_range, self.scale_step = tuple(scale_range), scale_step
         self.base_size, self.short_side = base_size, short_side
@@ -220,9 +221,9 @@ class EvalTransform:
     ) -> None:
         sides = (size,) if isinstance(size, int) else size
         if sides is not None and min(sides) < 1:
-            raise ValueError(f"evaluation size is {size}; accepted: above 0, or None")
+            raise InputError(f"evaluation size is {size}; accepted: above 0, or None")
         if min(short_side, long_side) < 0 or divisor < 1:
-            raise ValueError(
+            raise InputError(
                 f"short side {short_side}, long side {long_side}, divisor {divisor}; accepted: "
                 "0 and above, 0 and above, 1 and above"
             )
@@ -272,7 +273,7 @@ def check_crop(transform: TrainTransform, sizes: Iterable[tuple[int, int]]) -> N
     if not reach or any(high >= height and wide >= width for high, wide in reach.values()):
         return
     (rows, columns), (high, wide) = max(reach.items(), key=lambda item: item[1][0] * item[1][1])
-    raise ValueError(
+    raise InputError(
         f"crop {height}x{width} is larger than the images ({rows}x{columns}) even at the largest "
         f"scale ({high}x{wide}); accepted: at most {high}x{wide} (height x width)"
     )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from .errors import InputError
 from .layers.resize import resize
 
 
@@ -65,7 +66,7 @@ class SegModel(nn.Module):
         """Raise ValueError, naming the size to pad to, if the network cannot take this one."""
         d = self.size_divisor
         if height % d or width % d:
-            raise ValueError(
+            raise InputError(
                 f"input {height}x{width} is not a multiple of {d}, required by "
                 f"{self.architecture or type(self).__name__}; pad to "
                 f"{-(-height // d) * d}x{-(-width // d) * d}"

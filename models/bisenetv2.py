@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel, TrainOutputs
+from .errors import InputError
 from .layers.conv import ConvBN, ConvBNReLU
 from .layers.head import FCNHead
 from .layers.init import classifier_init, kaiming_init
@@ -126,7 +127,7 @@ class BiSeNetV2(SegModel):
         super().__init__(num_classes)
         c = base_channels
         if c < 8:
-            raise ValueError(f"base_channels is {c}; at least 8 are needed by the semantic stem")
+            raise InputError(f"base_channels is {c}; at least 8 are needed by the semantic stem")
         self.detail = nn.Sequential(
             nn.Sequential(ConvBNReLU(3, c, 3, 2), ConvBNReLU(c, c, 3)),
             nn.Sequential(ConvBNReLU(c, c, 3, 2), ConvBNReLU(c, c, 3), ConvBNReLU(c, c, 3)),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel, TrainOutputs
+from .errors import InputError
 from .layers.bilateral import BilateralStage
 from .layers.context import DAPPM
 from .layers.head import SegHead
@@ -54,12 +55,12 @@ class DDRNet(SegModel):
         super().__init__(num_classes)
         c = base_channels
         if len(blocks_per_stage) != 4 or min(blocks_per_stage) < 1:
-            raise ValueError(
+            raise InputError(
                 f"blocks_per_stage is {blocks_per_stage}; four numbers of 1 or more are needed"
             )
         depth1, depth2, depth3, depth4 = blocks_per_stage
         if exchanges < 1 or depth3 % exchanges:
-            raise ValueError(f"{depth3} blocks of stage 3 do not split over {exchanges} exchanges")
+            raise InputError(f"{depth3} blocks of stage 3 do not split over {exchanges} exchanges")
         depth3 //= exchanges
         self.stem = Stem(c)
         self.stage1 = basic_stage(c, c, depth1)

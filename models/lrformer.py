@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel, TrainOutputs
+from .errors import InputError
 from .layers.conv import ConvBN, ConvBNReLU, ResidualDepthwise
 from .layers.drop_path import DropPath
 from .layers.init import classifier_init, kaiming_init
@@ -54,7 +55,7 @@ class LowResolutionAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, query_size: int) -> None:
         super().__init__()
         if channels % num_heads:
-            raise ValueError(f"{channels} channels do not split into {num_heads} heads")
+            raise InputError(f"{channels} channels do not split into {num_heads} heads")
         self.num_heads = num_heads
         self.query_size = query_size
         self.pooled_sizes = [round(size * query_size / 16 + 0.001) for size in PYRAMID]
@@ -210,9 +211,9 @@ class LRFormerBackbone(nn.Module):
         stages |= {"num_heads": num_heads, "expansions": expansions}
         for name, numbers in stages.items():
             if len(numbers) != 4 or min(numbers) < 1:
-                raise ValueError(f"{name} is {numbers}; four numbers of 1 or more are needed")
+                raise InputError(f"{name} is {numbers}; four numbers of 1 or more are needed")
         if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path is {drop_path}; it must be in [0, 1)")
+            raise InputError(f"drop_path is {drop_path}; it must be in [0, 1)")
         rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         norm = functools.partial(LayerNorm2d, eps=1e-6)
         very_deep = depths[2] > 20

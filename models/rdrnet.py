@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel, TrainOutputs
+from .errors import InputError
 from .layers.bilateral import BilateralStage
 from .layers.context import PAPPM
 from .layers.conv import ConvBN
@@ -214,7 +215,7 @@ def _check_blocks(blocks: Sequence) -> Sequence:
     ok = len(blocks) == 5 and all(len(pair) == 2 for pair in pairs)
     ok = ok and all(isinstance(n, int) for n in numbers)
     if not ok or min(numbers[:2]) < 0 or min(numbers[2:]) < 1:
-        raise ValueError(
+        raise InputError(
             f"blocks_per_stage is {blocks}; accepted: two numbers and three pairs of 1 or more, "
             "such as (4, 3, (5, 4), (5, 4), (1, 1))"
         )

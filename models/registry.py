@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from .base import SegModel
+from .errors import InputError
 
 _VARIANTS: dict[str, tuple[Callable[..., SegModel], dict]] = {}
 _BACKBONES: dict[str, tuple[Callable[..., nn.Module], dict]] = {}
@@ -32,7 +33,7 @@ def register_backbone(cls: Callable[..., nn.Module], variants: Mapping[str, Mapp
 def _add(table: dict, kind: str, cls: Callable, variants: Mapping[str, Mapping]) -> None:
     for name, options in variants.items():
         if name in table:
-            raise ValueError(f"{kind} {name} is registered twice")
+            raise InputError(f"{kind} {name} is registered twice")
         table[name] = (cls, dict(options))
 
 
@@ -52,10 +53,10 @@ def resolve_name(name: str) -> str:
     if canonical in _VARIANTS:
         return canonical
     if name in _BACKBONES:
-        raise ValueError(f"{name} is a backbone without a head; build_backbone builds it")
+        raise InputError(f"{name} is a backbone without a head; build_backbone builds it")
     near = difflib.get_close_matches(name, [*_VARIANTS, *_ALIASES], n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else "."
-    raise ValueError(f"unknown architecture {name!r}{hint} Known: {', '.join(list_models())}")
+    raise InputError(f"unknown architecture {name!r}{hint} Known: {', '.join(list_models())}")
 
 
 def is_known(name: str | None) -> bool:
@@ -76,7 +77,7 @@ def build_model(name: str, num_classes: int, **options) -> SegModel:
     """
     canonical = resolve_name(name)
     if num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes}; at least 2 are needed (binary = 2)")
+        raise InputError(f"num_classes is {num_classes}; at least 2 are needed (binary = 2)")
     model = _build(canonical, *_VARIANTS[canonical], options, num_classes)
     model.architecture, model.options = canonical, dict(options)
     return model
@@ -89,7 +90,7 @@ def build_backbone(name: str, **options) -> nn.Module:
         ValueError: there is no backbone of that name, or it has no such option.
     """
     if name not in _BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}. Known: {', '.join(list_backbones())}")
+        raise InputError(f"unknown backbone {name!r}. Known: {', '.join(list_backbones())}")
     backbone = _build(name, *_BACKBONES[name], options)
     backbone.architecture = name
     return backbone
@@ -106,20 +107,20 @@ def _build(name: str, cls: Callable, defaults: Mapping, options: Mapping, *argum
     accepted = [p for p in inspect.signature(cls).parameters if p != "num_classes"]
     unknown = sorted(set(options) - set(accepted))
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{name} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}"
         )
     endless = sorted(option for option, value in options.items() if not _is_finite(value))
     if endless:
-        raise ValueError(f"{name} with options {options}: {endless[0]} must be finite")
+        raise InputError(f"{name} with options {options}: {endless[0]} must be finite")
     try:
         model = cls(*arguments, **{**defaults, **options})
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         reason = " ".join(str(error).split()) or "out of memory"
-        raise ValueError(f"{name} cannot be built with options {options}: {reason}") from error
+        raise InputError(f"{name} cannot be built with options {options}: {reason}") from error
     empty = next((key for key, p in model.named_parameters() if not p.numel()), None)
     if empty is not None:
-        raise ValueError(f"{name} with options {options} has nothing in {empty}")
+        raise InputError(f"{name} with options {options} has nothing in {empty}")
     return model
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel, TrainOutputs
+from .errors import InputError
 from .layers.context import DAPPM
 from .layers.conv import ConvBN, NormActConv, NormConv
 from .layers.drop_path import DropPath
@@ -39,7 +40,7 @@ class GroupedAttention(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, num_heads: int = 8) -> None:
         super().__init__()
         if out_channels % num_heads:
-            raise ValueError(f"{out_channels} channels do not split into num_heads={num_heads}")
+            raise InputError(f"{out_channels} channels do not split into num_heads={num_heads}")
         stride = 1 if in_channels == out_channels else 2
         self.keys = NormConv(in_channels, out_channels, stride, momentum=MOMENTUM)
         self.values = nn.Conv2d(out_channels, out_channels, 1, bias=False)
@@ -204,7 +205,7 @@ class RTFormer(SegModel):
 
         shared = {"num_heads": num_heads, "cross_size": cross_size, "drop_path": drop_path}
         if len(injection) != 2:
-            raise ValueError(f"injection is {injection}; two flags are needed, one per block")
+            raise InputError(f"injection is {injection}; two flags are needed, one per block")
         inject4, inject5 = injection
         self.block4 = RTFormerBlock(2 * c, 4 * c, 8 * c, injection=inject4, **shared)
         self.block5 = RTFormerBlock(2 * c, 8 * c, 8 * c, injection=inject5, **shared)

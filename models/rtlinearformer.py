@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel, TrainOutputs
+from .errors import InputError
 from .layers.context import DAPPM
 from .layers.conv import ConvBN, NormConv
 from .layers.drop_path import DropPath
@@ -193,7 +194,7 @@ def make_feed_forward(kind: str, expansion: float, channels: int) -> nn.Sequenti
     elif kind == "conv":
         convs = (ConvBN(channels, inner, 3), ConvBN(inner, channels, 3))
     else:
-        raise ValueError(f'feed_forward is {kind!r}; it must be "inverted" or "conv"')
+        raise InputError(f'feed_forward is {kind!r}; it must be "inverted" or "conv"')
     layers = [layer for conv in convs for layer in (conv, nn.ReLU(inplace=True))]
     return nn.Sequential(*layers[:-1])
 
@@ -286,7 +287,7 @@ class RTLinearFormer(SegModel):
         c = base_channels
         for width, dim in ((attention_channels, attention_head_dim), (2 * c, cross_head_dim)):
             if width % dim:
-                raise ValueError(f"{width} attention channels do not divide into heads of {dim}")
+                raise InputError(f"{width} attention channels do not divide into heads of {dim}")
         self.stem = Stem(c, bias=False)
         self.stage1 = basic_stage(c, c, 2)
         self.stage2 = basic_stage(c, 2 * c, 2, 2)

@@ -18,7 +18,7 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 def _sentence(error: Exception) -> str | None:
     """What is wrong with the input or the machine; None where it is a fault of the program."""
     worlds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    if isinstance(error, (OSError, ValueError)) or worlds & OURS:
+    if isinstance(error, OSError) or worlds & OURS:
         return str(error)
     from datasets.loading import worker_failure
     from utils.failures import sentence_about

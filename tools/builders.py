@@ -26,6 +26,7 @@ from models import SegModel, build_model, fuse
 from models.weights import load_weights, read_checkpoint
 from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
+from utils.errors import InputError
 
 
 def count(number: int, thing: str) -> str:
@@ -67,7 +68,7 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
             first, last, config.DATASET.SIZE[::-1], transform=transform, need_boundary=need_boundary
         )
         if config.DATASET.CACHE == "disk":
-            raise ValueError("DATASET.CACHE disk is for files; synthetic scenes can use ram")
+            raise InputError("DATASET.CACHE disk is for files; synthetic scenes can use ram")
     else:
         dataset = SegmentationDataset(
             config.DATASET.ROOT,
@@ -135,7 +136,7 @@ def scene_range(text: str, key: str) -> tuple[int, int]:
     """First and last (exclusive) index of the synthetic scenes that `text` names."""
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise ValueError(
+        raise InputError(
             f'{key} is {text!r}; synthetic scenes are named as "first:last", such as "0:800"'
         )
     return int(first), int(last)
@@ -210,7 +211,7 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
     loss = config.LOSS
     aux_weights = loss.AUX_WEIGHTS or (0.4,) * model.num_aux
     if len(aux_weights) != model.num_aux:
-        raise ValueError(
+        raise InputError(
             f"LOSS.AUX_WEIGHTS is {aux_weights}; {config.MODEL.NAME} has {model.num_aux} "
             "auxiliary outputs and needs one weight for each"
         )

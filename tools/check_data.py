@@ -28,6 +28,7 @@ from datasets import DataError, get_meta, shared_images
 from datasets.checking import CheckedList, Summary, examine_all
 from datasets.machine import cpu_count
 from utils.contact_sheet import Tile, contact_sheet
+from utils.errors import InputError
 from utils.names import distinct_files
 from utils.records import environment, require_folder, write_json
 from utils.visualize import write_png
@@ -45,13 +46,13 @@ def main() -> int:
         return 0
     workers = config.WORKERS if args.workers is None else args.workers
     if workers < 0:
-        raise ValueError(f"--workers is {workers}; accepted: 0 and above")
+        raise InputError(f"--workers is {workers}; accepted: 0 and above")
     d = config.DATASET
     names = dict.fromkeys((d.TRAIN_SET, d.TEST_SET))
     repeats = {d.TRAIN_SET: d.REPEATED_LINES, d.TEST_SET: False}
     lists = [CheckedList(d.ROOT, name, meta, d.LABELS, repeats=repeats[name]) for name in names]
     if problem := lists[0].folder_problem():
-        raise ValueError(problem)
+        raise InputError(problem)
     print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
     folder = run_folder(config, args.cfg)
     out = args.out or folder.with_name(f"check_{folder.name}")

@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from configs.loader import changed_keys
 from datasets import DatasetMeta, EvalTransform, SceneDataset
+from utils.errors import InputError
 
 FEW_STEPS = 20  # of an epoch
 FEW_IN_ALL = 200  # of a run
@@ -30,7 +31,7 @@ def check_folder(folder: Path, key: str) -> None:
         place = place.parent
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         what = "is not a folder" if not place.is_dir() else "is not a folder that can be written"
-        raise ValueError(f"{key} leads to {folder}, but {place} {what}")
+        raise InputError(f"{key} leads to {folder}, but {place} {what}")
 
 
 def check_network(config: CfgNode, meta: DatasetMeta, processes: int) -> None:
@@ -54,12 +55,12 @@ def check_network(config: CfgNode, meta: DatasetMeta, processes: int) -> None:
         return
     if images == 1 and "more than 1 value per channel" in reason:
         shared = " or TRAIN.SYNC_BN True" if processes > 1 else ""
-        raise ValueError(
+        raise InputError(
             f"TRAIN.BATCH_SIZE_PER_GPU 1 is too small for {network.architecture}: it normalises a "
             "map of one pixel by the other images of the batch; set TRAIN.BATCH_SIZE_PER_GPU 2 or "
             f"more{shared} (TRAIN.ACCUMULATE does not help)"
         )
-    raise ValueError(
+    raise InputError(
         f"MODEL.NAME {config.MODEL.NAME} with MODEL.OPTIONS {dict(config.MODEL.OPTIONS)} cannot be "
         f"trained on crops of TRAIN.IMAGE_SIZE {t.IMAGE_SIZE}: {reason}"
     )
@@ -86,7 +87,7 @@ def check_test_batch(config: CfgNode, dataset: SceneDataset, samples: int = 8) -
         check_scored_size(config, size, name)
     if batch > 1 and len(sizes) > 1:
         found = [f"{name} is {height}x{width}" for (height, width), name in sizes.items()]
-        raise ValueError(
+        raise InputError(
             f"TEST.BATCH_SIZE_PER_GPU is {batch}, but the images of "
             f"{config.DATASET.TEST_SET} differ in size ({found[0]}, {found[1]}); set "
             "TEST.BATCH_SIZE_PER_GPU 1"
@@ -111,7 +112,7 @@ def check_scored_size(config: CfgNode, size: tuple[int, int], name: str) -> None
     for setting, (height, width) in stages.items():
         large = max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS
         if large and height * width > size[0] * size[1]:
-            raise ValueError(
+            raise InputError(
                 f"{setting} would bring {name} from {size[0]}x{size[1]} to {height:.6g}x{width:.6g}"
                 f" (height x width); accepted: sides of up to {LONGEST_SIDE} and {MOST_PIXELS} "
                 "pixels in all"
@@ -123,7 +124,7 @@ def refuse_changes(config: CfgNode, earlier: str, path: Path) -> None:
     changed = changed_keys(config, earlier)
     for key, (then, now) in changed.items():
         if key.startswith("MODEL.OPTIONS") or key in ("TRAIN.OPTIMIZER", "TRAIN.WD_ON_NORM"):
-            raise ValueError(
+            raise InputError(
                 f"{path} is a run with {key} {then}, which cannot become {now} on the way; set it "
                 "back, or start anew with TRAIN.RESUME False"
             )

@@ -29,6 +29,7 @@ from models.weights import (
     rename_for,
 )
 from utils.checkpoint import save_checkpoint
+from utils.errors import InputError
 from utils.records import atomic_write, sha256
 
 
@@ -41,18 +42,18 @@ def main() -> int:
     check_digest(args.file)
     name = resolve_name(args.a) if args.a else recognise(checkpoint.tensors)
     if name not in list_models():
-        raise ValueError(
+        raise InputError(
             f"{args.file} holds {name or 'no network that is known'}; name the architecture by --a "
             "and its options as NAME VALUE"
         )
     classes = class_count(name, checkpoint.tensors, options)
     if meta is not None and classes is not None and classes != meta.num_classes:
-        raise ValueError(
+        raise InputError(
             f"{args.file} has {classes} classes, {meta.name} has {meta.num_classes}; name the "
             "dataset that it was trained on"
         )
     if classes is None:
-        raise ValueError(
+        raise InputError(
             f"{args.file} holds no head of {name}; only whole networks are converted, files for "
             "initialisation load as they are by MODEL.PRETRAINED"
         )
@@ -78,7 +79,7 @@ def check_output(source: Path, out: Path) -> None:
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist{where_to_get(source)}")
     if out.exists():
-        raise ValueError(f"{out} exists; name another --out or remove it")
+        raise InputError(f"{out} exists; name another --out or remove it")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} of --out {out} does not exist")
 
@@ -86,13 +87,13 @@ def check_output(source: Path, out: Path) -> None:
 def parse_options(words: list[str]) -> dict:
     """Constructor options from NAME VALUE pairs."""
     if len(words) % 2:
-        raise ValueError(f"{words[-1]!r} stands alone; options come in pairs NAME VALUE")
+        raise InputError(f"{words[-1]!r} stands alone; options come in pairs NAME VALUE")
     options = {}
     for key, text in zip(words[::2], words[1::2], strict=True):
         try:
             options[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            raise ValueError(
+            raise InputError(
                 f"option {key} is {text!r}; a number, tuple or flag is needed"
             ) from None
     return options

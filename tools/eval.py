@@ -43,6 +43,7 @@ from configs.loader import run_folder
 from datasets import SceneDataset, get_meta, make_loader, quick_check
 from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
+from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
 from utils.names import distinct_files, file_stem
 from utils.records import atomic_write, environment, sha256, write_json
@@ -60,7 +61,7 @@ def main() -> int:
     config = get_config(args.cfg, args.opts)
     check_gpus(config.GPUS)
     if is_launched():
-        raise ValueError("tools/eval.py runs as one process; start it without torchrun")
+        raise InputError("tools/eval.py runs as one process; start it without torchrun")
     views = view_options(config)
     folder = run_folder(config, args.cfg)
     check_folder(folder, "OUTPUT_DIR")

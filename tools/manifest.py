@@ -7,6 +7,7 @@ from typing import Any
 import _init_paths
 import yaml
 
+from utils.errors import InputError
 from utils.records import sha256
 
 FOLDER = _init_paths.ROOT / "pretrained_models"
@@ -44,7 +45,7 @@ def check_digest(path: str | Path) -> None:
     known = entry_of(path)
     stated = known and str(known[1].get("sha256") or known[1].get("sha256_prefix") or "")
     if stated and not (found := sha256(path)).startswith(stated):
-        raise ValueError(
+        raise InputError(
             f"{path} has SHA-256 {found}, {known[0]} is published with {stated}; the download is "
             "incomplete or another file"
         )

@@ -23,6 +23,7 @@ from datasets import get_meta
 from datasets.machine import cpu_count
 from datasets.prepare.convert import convert, pending, spelling_10k
 from datasets.prepare.trees import SCANNERS, Tree, some
+from utils.errors import InputError
 from utils.records import atomic_write
 
 LABELS = {  # label files that lists can name; the first is the default
@@ -37,16 +38,16 @@ def main() -> int:
     labels = args.labels or choices[0]
     if labels not in choices:
         accepted = ", ".join(choices) if choices != ("",) else f"nothing for {args.dataset}"
-        raise ValueError(f"--labels is {labels}; accepted: {accepted}")
+        raise InputError(f"--labels is {labels}; accepted: {accepted}")
     folder = get_meta(args.dataset).folder_under(args.root)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; ROOT is the folder that holds {args.dataset}/")
+        raise InputError(f"{folder} is not a folder; ROOT is the folder that holds {args.dataset}/")
     failed = 0
     if labels != "stuffthingmaps":
         failed = convert_labels(args.dataset, folder, args.sbd, args.workers)
     tree = SCANNERS[args.dataset](folder, labels)
     if not any(tree.pairs.values()):
-        raise ValueError(
+        raise InputError(
             f"{folder} holds no pair of image and label of {args.dataset} in a layout that "
             f"data/README.md describes"
         )
@@ -81,7 +82,7 @@ def parse_args() -> argparse.Namespace:
 def convert_labels(dataset: str, folder: Path, sbd: Path | None, workers: int) -> int:
     """Write the index PNGs that are lacking; the number of labels that cannot be converted."""
     if sbd is not None and not (sbd / "cls").is_dir():
-        raise ValueError(f"--sbd {sbd} holds no folder cls/ with the labels of SBD")
+        raise InputError(f"--sbd {sbd} holds no folder cls/ with the labels of SBD")
     jobs = pending(dataset, folder, sbd)
     if not jobs:
         return 0

@@ -12,6 +12,7 @@ from training import Job, build_loaders, build_run, build_step
 from datasets.machine import free_memory
 from utils.distributed import World, choose_device, has_mps, is_launched, world_size
 from utils.engine import groups_of
+from utils.errors import InputError
 from utils.run_state import Run
 from utils.step import Step
 
@@ -25,7 +26,7 @@ def probe(job: Job) -> int:
     Raises ValueError inside one of several processes.
     """
     if is_launched():
-        raise ValueError("--probe runs in one process; start it without torchrun or srun")
+        raise InputError("--probe runs in one process; start it without torchrun or srun")
     config, plan = job.config, job.plan
     index = config.GPUS[0] if config.GPUS else 0
     device = choose_device(index, cuda=torch.cuda.is_available(), mps=has_mps())

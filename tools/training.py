@@ -37,6 +37,7 @@ from datasets import (
     get_meta,
     make_loader,
     quick_check,
+    shared_images,
 )
 from models import SegModel
 from models.weights import read_checkpoint
@@ -52,6 +53,7 @@ from utils.distributed import (
     world_size,
     wrap_forward,
 )
+from utils.errors import InputError
 from utils.optim import build_optimizer, learning_rate
 from utils.run_state import Plan, Precision, Run
 from utils.step import Step, TrainForm
@@ -102,9 +104,10 @@ def check_job(config: CfgNode, folder: Path) -> Job:
         *quick_check(test_set),
         *unused_weights(config, meta),
         *unused_reset(config),
+        *shared_images(train_set, test_set),
     ]
     if not test_set.labelled:
-        raise ValueError(
+        raise InputError(
             f"DATASET.TEST_SET {config.DATASET.TEST_SET} names no labels; training scores every "
             "epoch on it and needs image<TAB>label"
         )
@@ -255,7 +258,7 @@ def build_plan(config: CfgNode, images: int, processes: int) -> Plan:
     t = config.TRAIN
     batch = t.BATCH_SIZE_PER_GPU * t.ACCUMULATE * processes
     if images < batch:
-        raise ValueError(
+        raise InputError(
             f"{count(images, 'training image')} do not fill one batch of {batch} "
             f"({batch_parts(config, processes)}); lower TRAIN.BATCH_SIZE_PER_GPU"
         )

@@ -32,6 +32,7 @@ from models import (
     resolve_name,
 )
 from models.weights import load_weights
+from utils.errors import InputError
 from utils.parity import (
     DAMAGE,
     Fixture,
@@ -58,10 +59,10 @@ def main() -> int:
     paths = sorted(args.folder.glob("*.json"))
     unheard = sorted(set(args.without) - {path.stem for path in paths})
     if unheard:
-        raise ValueError(f"--without names {', '.join(unheard)}, which {args.folder} does not hold")
+        raise InputError(f"--without names {', '.join(unheard)}, which {args.folder} does not hold")
     paths = [path for path in paths if path.stem not in args.without]
     if not paths:
-        raise ValueError(f"{args.folder} holds no parity files (NAME.json)")
+        raise InputError(f"{args.folder} holds no parity files (NAME.json)")
     rows = [row for path in paths for row in check(path)]
     counts = {v: sum(row.verdict == v for row in rows) for v in ("ok", "FAIL", "unknown")}
     failed = counts["FAIL"] > 0 or (args.strict and counts["unknown"] > 0)
@@ -108,7 +109,7 @@ def check(path: Path) -> list[Row]:
         else:
             rows.extend(check_model(fixture, builder(fixture)))
         if not rows:
-            raise ValueError("has no output that can be compared")
+            raise InputError("has no output that can be compared")
     except UnknownError as error:
         rows.append(Row(name, verdict="unknown", note=str(error)))
     except DAMAGE as error:
@@ -218,7 +219,7 @@ def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path
         if role not in outputs and not re.fullmatch(known, role):
             continue
         if role not in outputs:
-            raise ValueError(f"states output {role!r}, which the model does not give")
+            raise InputError(f"states output {role!r}, which the model does not give")
         reference = fixture.reference(entry["key"], entry["shape"])
         rel = difference(outputs[role].numpy(), reference)
         compared += 1
@@ -226,13 +227,13 @@ def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path
             fixture.name, label, role, keys, rel, tolerance(case, role, fixture.name)
         )
     if not compared:
-        raise ValueError("states no output that can be compared")
+        raise InputError("states no output that can be compared")
 
 
 def run(model: nn.Module, fixture: Fixture, case: dict[str, Any]) -> dict[str, Tensor]:
     """Role -> output in eval mode. Main logits are those of `forward`, the deployed graph."""
     if "eval" not in case.get("mode", "eval"):
-        raise ValueError(f"mode {case['mode']!r} cannot be compared; eval is")
+        raise InputError(f"mode {case['mode']!r} cannot be compared; eval is")
     deployed = case.get("form") == "deployed"
     model = fuse(model) if deployed else model.eval()
     tensors = [torch.from_numpy(array) for array in inputs(fixture, case)]

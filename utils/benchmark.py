@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .errors import InputError
+
 try:
     import resource
 except ImportError:  # Windows
@@ -75,7 +77,7 @@ def alternate(
         round_ms, the median of every round.
     """
     if rounds < 1 or min_iterations < 1:
-        raise ValueError(f"rounds {rounds} and iterations {min_iterations} must be at least 1")
+        raise InputError(f"rounds {rounds} and iterations {min_iterations} must be at least 1")
     device = torch.device(device)
     names = list(functions)
     iterations = {}

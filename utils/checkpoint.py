@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
+from .errors import InputError
 from .records import atomic_file, require_space
 
 FORMAT = "rtseg-checkpoint-1"
@@ -74,13 +75,13 @@ def check_belongs(
     """Raise ValueError if a checkpoint was trained on another dataset or with other options."""
     theirs = list(checkpoint["class_names"])
     if checkpoint["dataset"] != dataset or theirs != list(class_names):
-        raise ValueError(
+        raise InputError(
             f"{path} was trained on {checkpoint['dataset']} ({len(theirs)} classes); "
             f"DATASET.DATASET is {dataset} ({len(class_names)} classes). To fine-tune, train with "
             """it as MODEL.PRETRAINED and MODEL.RESET "('head', 'aux_head')\""""
         )
     if _tuples(checkpoint["options"]) != _tuples(options):
-        raise ValueError(
+        raise InputError(
             f"{path} was trained with MODEL.OPTIONS {checkpoint['options']}; they are {options} "
             "here and must be the same"
         )
@@ -144,13 +145,13 @@ def read_resumable(
     if content.get("format") != FORMAT or not whole:
         raise unfit
     if "optimizer" not in content:
-        raise ValueError(f"{path} holds weights only; a run is resumed from its last.pt")
+        raise InputError(f"{path} holds weights only; a run is resumed from its last.pt")
     if not RUN.keys() <= content.keys():
         raise unfit
     if content["architecture"] != architecture:
-        raise ValueError(f"{path} is a run of {content['architecture']}, not of {architecture}")
+        raise InputError(f"{path} is a run of {content['architecture']}, not of {architecture}")
     if list(content["class_names"]) != list(class_names):
-        raise ValueError(
+        raise InputError(
             f"{path} is a run on {content['dataset']} ({len(content['class_names'])} classes), "
             f"not on the {len(class_names)} classes of this configuration"
         )
@@ -189,7 +190,7 @@ def _lock(folder: Path) -> TextIO:
     except (BlockingIOError, PermissionError):
         stream.seek(0)
         holder = stream.read().strip()
-        raise ValueError(
+        raise InputError(
             f"another run writes into {folder} ({holder or 'still starting'}); wait for its end, "
             "or name another OUTPUT_DIR"
         ) from None

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .errors import InputError
+
 TILE = (180, 240)  # height, width that a picture is fitted into
 LINE = 16  # height of a line of text
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.38
@@ -39,7 +41,7 @@ def contact_sheet(
         RGB uint8. Raises ValueError without tiles.
     """
     if not tiles:
-        raise ValueError("a contact sheet needs one tile at least")
+        raise InputError("a contact sheet needs one tile at least")
     wide = max(len(tile.pictures) for tile in tiles) or 1
     heights = [_fitted(picture)[0] for tile in tiles for picture in tile.pictures]
     cells = [_cell(tile, wide, max(heights, default=TILE[0])) for tile in tiles]

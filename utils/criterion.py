@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import InputError
 from .resize import resize
 
 LOSSES = ("ohem", "ce")
@@ -45,7 +46,7 @@ class CrossEntropy(nn.Module):
     ) -> None:
         super().__init__()
         if average not in ("valid", "all"):
-            raise ValueError(f"average is {average!r}; it must be 'valid' or 'all'")
+            raise InputError(f"average is {average!r}; it must be 'valid' or 'all'")
         self.ignore_label = ignore_label
         self.average = average
         weights = None if class_weights is None else torch.as_tensor(class_weights).float()
@@ -70,7 +71,7 @@ class CrossEntropy(nn.Module):
         if self.class_weights is None:
             return valid.float()
         if len(self.class_weights) != num_classes:
-            raise ValueError(
+            raise InputError(
                 f"{len(self.class_weights)} class weights for logits of {num_classes} classes"
             )
         return self.class_weights[label.where(valid, 0)] * valid
@@ -101,9 +102,9 @@ class OhemCrossEntropy(CrossEntropy):
     ) -> None:
         super().__init__(class_weights, ignore_label)
         if not 0 < threshold <= 1:
-            raise ValueError(f"OHEM threshold is {threshold}; it must lie in (0, 1]")
+            raise InputError(f"OHEM threshold is {threshold}; it must lie in (0, 1]")
         if min_kept < 0:
-            raise ValueError(f"OHEM min_kept is {min_kept}; it must not be negative")
+            raise InputError(f"OHEM min_kept is {min_kept}; it must not be negative")
         self.threshold = threshold
         self.min_kept = max(1, min_kept)
 
@@ -132,7 +133,7 @@ def pixel_loss(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tensor
         ValueError: shapes that do not fit, or (see `check_labels`) a value outside the classes.
     """
     if label.ndim != 3 or logits.shape[:1] + logits.shape[2:] != label.shape:
-        raise ValueError(
+        raise InputError(
             f"logits {tuple(logits.shape)} do not fit the label {tuple(label.shape)}; "
             "N, C, H, W and N, H, W are needed"
         )
@@ -152,7 +153,7 @@ def check_labels(label: Tensor, num_classes: int, ignore_label: int = 255) -> No
     """
     wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_label)]
     if len(wrong):
-        raise ValueError(
+        raise InputError(
             f"label value {int(wrong[0])} is neither a class (0..{num_classes - 1}) "
             f"nor ignore ({ignore_label}); {len(wrong)} pixels are outside"
         )
@@ -170,7 +171,7 @@ def boundary_loss(logits: Tensor, boundary: Tensor, coefficient: float = 20.0) -
         boundary: N, H, W with 1 on boundaries and 0 elsewhere.
     """
     if boundary.ndim != 3 or logits.shape != (len(boundary), 1, *boundary.shape[1:]):
-        raise ValueError(
+        raise InputError(
             f"boundary logits {tuple(logits.shape)} do not fit the boundary map "
             f"{tuple(boundary.shape)}; N, 1, H, W and N, H, W are needed"
         )
@@ -224,9 +225,9 @@ class SegCriterion(nn.Module):
         super().__init__()
         for role, name in (("main", main), ("auxiliary", aux)):
             if name not in LOSSES:
-                raise ValueError(f"{role} loss is {name!r}; it must be one of {', '.join(LOSSES)}")
+                raise InputError(f"{role} loss is {name!r}; it must be one of {', '.join(LOSSES)}")
         if min(0.0, boundary_weight, boundary_aware_weight, *aux_weights) < 0:
-            raise ValueError(
+            raise InputError(
                 f"loss weights must not be negative: auxiliary {tuple(aux_weights)}, "
                 f"boundary {boundary_weight}, boundary-aware {boundary_aware_weight}"
             )
@@ -267,18 +268,18 @@ class SegCriterion(nn.Module):
     def check(self, outputs: Outputs, boundary: Tensor | None) -> None:
         """Raise ValueError if the outputs or the targets do not match the configured terms."""
         if len(outputs.aux) != len(self.aux_weights):
-            raise ValueError(
+            raise InputError(
                 f"{len(self.aux_weights)} auxiliary loss weights {self.aux_weights} for a network "
                 f"with {len(outputs.aux)} auxiliary outputs; one weight per output is needed"
             )
         if outputs.boundary is None and (self.boundary_weight or self.boundary_aware_weight):
-            raise ValueError(
+            raise InputError(
                 f"boundary loss weight {self.boundary_weight} and boundary-aware loss weight "
                 f"{self.boundary_aware_weight} for a network without a boundary output; "
                 "both must be 0"
             )
         if self.boundary_weight and boundary is None:
-            raise ValueError(
+            raise InputError(
                 f"boundary loss weight is {self.boundary_weight}, but the batch has no boundary "
                 "map; the dataset must make one"
             )

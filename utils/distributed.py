@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .errors import InputError
 from .stopping import SIGNALS, stopped
 
 WINDOWS = sys.platform == "win32"
@@ -54,7 +55,7 @@ def check_gpus(gpus: Sequence[int]) -> None:
     missing = [g for g in gpus if g >= count]
     if missing:
         there = f"it has {', '.join(map(str, range(count)))}" if count else "it has none"
-        raise ValueError(
+        raise InputError(
             f"GPUS {tuple(gpus)}: this machine has no CUDA device {missing[0]} ({there}); "
             "leave GPUS out for the first GPU, or the CPU where there is none"
         )
@@ -208,7 +209,7 @@ def init_world(gpus: Sequence[int]) -> World:
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if gpus and len(gpus) != processes:
-        raise ValueError(
+        raise InputError(
             f"GPUS {tuple(gpus)} names {len(gpus)} devices for {processes} processes on this host; "
             "name one each, or leave GPUS out"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .distributed import World, sum_over_processes
+from .errors import InputError
 from .inference import predict_logits
 from .logger import RunLog
 from .metrics import ConfusionMatrix
@@ -36,7 +37,7 @@ def train_one_epoch(
         True at the end of the epoch, False if a signal asked to stop before.
 
     Raises:
-        FloatingPointError: loss or gradient was not finite many times in a row.
+        DivergedError: loss or gradient was not finite many times in a row.
     """
     run.model.train()
     run.norms.remember()
@@ -110,7 +111,7 @@ def _at_size(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         return logits
     size = tuple(sizes[0])
     if any(tuple(other) != size for other in sizes):
-        raise ValueError(
+        raise InputError(
             "images of several sizes share a batch of the evaluation; set TEST.BATCH_SIZE_PER_GPU 1"
         )
     return resize(logits, size)

@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """A setting, a file or an argument that does not fit; the message says what would."""
+
+
+class DivergedError(FloatingPointError):
+    """Training whose numbers have stopped being finite."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import InputError
 from .resize import resize
 
 MODES = ("whole", "slide")
@@ -64,7 +65,7 @@ def predict_logits(
     """
     window = _window(mode, crop_size, stride)
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales are {tuple(scales)}; at least one, all positive, are needed")
+        raise InputError(f"scales are {tuple(scales)}; at least one, all positive, are needed")
     size = image.shape[-2:]
     views = []
     for scale in scales:
@@ -87,14 +88,14 @@ Window = tuple[tuple[int, int], tuple[int, int]]  # size, stride
 
 def _window(mode: str, crop: Sequence[int] | None, stride: Sequence[int] | None) -> Window | None:
     if mode not in MODES:
-        raise ValueError(f"inference mode is {mode!r}; it must be one of {', '.join(MODES)}")
+        raise InputError(f"inference mode is {mode!r}; it must be one of {', '.join(MODES)}")
     if mode == "whole":
         return None
     if crop is None or min(crop) < 1:
-        raise ValueError(f"crop_size is {crop}; sliding windows need (height, width)")
+        raise InputError(f"crop_size is {crop}; sliding windows need (height, width)")
     stride = tuple(stride) if stride else tuple(max(1, 2 * side // 3) for side in crop)
     if any(not 0 < step <= side for step, side in zip(stride, crop, strict=True)):
-        raise ValueError(
+        raise InputError(
             f"stride {stride} must lie between 1 and the crop size {tuple(crop)}; "
             "larger steps would leave pixels out"
         )

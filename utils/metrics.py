@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 COLUMNS = ("IoU", "precision", "recall", "Dice")
 
 
@@ -34,7 +36,7 @@ class ConfusionMatrix:
     ) -> None:
         names = tuple(class_names or map(str, range(num_classes)))
         if len(names) != num_classes:
-            raise ValueError(f"{len(names)} class names for {num_classes} classes")
+            raise InputError(f"{len(names)} class names for {num_classes} classes")
         self.num_classes = num_classes
         self.class_names = names
         self.ignore_label = ignore_label
@@ -55,10 +57,10 @@ class ConfusionMatrix:
             ValueError: shapes or values outside what this matrix counts.
         """
         if self._reduced:
-            raise ValueError("this confusion matrix is already summed over all processes")
+            raise InputError("this confusion matrix is already summed over all processes")
         prediction = self._class_ids(prediction)
         if prediction.shape != label.shape:
-            raise ValueError(
+            raise InputError(
                 f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} "
                 "have different shapes"
             )
@@ -95,7 +97,7 @@ class ConfusionMatrix:
             ValueError: what was counted on a GPU held values that are no class.
         """
         if self._wrong.any():
-            raise ValueError(
+            raise InputError(
                 f"{int(self._wrong)} pixels have a label or prediction that is neither a class "
                 f"(0..{self.num_classes - 1}) nor ignore ({self.ignore_label})"
             )
@@ -109,7 +111,7 @@ class ConfusionMatrix:
         if not prediction.is_floating_point():
             return prediction
         if prediction.ndim != 4 or prediction.shape[1] != self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"logits {tuple(prediction.shape)} for {self.num_classes} classes; "
                 f"N, {self.num_classes}, H, W is needed"
             )
@@ -121,7 +123,7 @@ class ConfusionMatrix:
         low, high = torch.stack(values.aminmax()).tolist()
         if low < 0 or high >= self.num_classes:
             either = "neither" if alternative else "not"
-            raise ValueError(
+            raise InputError(
                 f"{what} {low if low < 0 else high} is {either} a class "
                 f"(0..{self.num_classes - 1}){alternative}"
             )

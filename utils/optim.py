@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from .errors import InputError
+
 
 def learning_rate(
     step: int,
@@ -94,4 +96,4 @@ def build_optimizer(
         return optimizer
     if name == "adamw":
         return torch.optim.AdamW(params, lr=lr, fused=fused, capturable=device.type == "cuda")
-    raise ValueError(f"optimizer {name!r} is unknown; accepted: sgd, adamw")
+    raise InputError(f"optimizer {name!r} is unknown; accepted: sgd, adamw")

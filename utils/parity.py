@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .errors import InputError
+
 TOLERANCE = 2e-5  # relative to max |reference|
 NOISE_FACTOR = 10  # a case that states its own float32 noise is held to this many times of it
 
@@ -61,14 +63,14 @@ class Fixture:
     def entry(self, key: str) -> Any:
         """A required top-level entry of the JSON."""
         if key not in self.data:
-            raise ValueError(f"{self.path} has no entry {key!r}")
+            raise InputError(f"{self.path} has no entry {key!r}")
         return self.data[key]
 
     def cases(self) -> list[dict[str, Any]]:
         """The cases; at least one."""
         cases = self.entry("cases")
         if not isinstance(cases, list) or not cases:
-            raise ValueError(f"{self.path} has no cases")
+            raise InputError(f"{self.path} has no cases")
         return cases
 
     def array(self, key: str) -> np.ndarray:
@@ -76,7 +78,7 @@ class Fixture:
         inline = self.data.get("inline", {})
         value = decode(inline[key]) if key in inline else self._stored(key)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ValueError(f"{key} of {self.name} holds values that are not finite")
+            raise InputError(f"{key} of {self.name} holds values that are not finite")
         return value
 
     def reference(self, key: str, shape: Sequence[int] | None = None) -> Reference:
@@ -85,7 +87,7 @@ class Fixture:
         if spec is not None and "samples" in spec:
             values = np.asarray(spec["samples"], np.float64)
             if not np.isfinite(values).all() or not np.isfinite(spec["absmax"]):
-                raise ValueError(f"{key} of {self.name} holds values that are not finite")
+                raise InputError(f"{key} of {self.name} holds values that are not finite")
             found = tuple(spec["shape"])
             indices = sample_indices(found, len(values), spec["seed"])
             result = Reference(found, values, indices, float(spec["absmax"]))
@@ -94,20 +96,20 @@ class Fixture:
             values = whole.astype(np.float64).ravel()
             result = Reference(whole.shape, values, None, float(np.abs(values).max(initial=0)))
         if shape is not None and result.shape != tuple(shape):
-            raise ValueError(f"{key} of {self.name} has shape {result.shape}, stated {shape}")
+            raise InputError(f"{key} of {self.name} has shape {result.shape}, stated {shape}")
         if not len(result.values):
-            raise ValueError(f"{key} of {self.name} is empty")
+            raise InputError(f"{key} of {self.name} is empty")
         return result
 
     def _stored(self, key: str) -> np.ndarray:
         path = self.path.with_suffix(".npz")
         if self._arrays is None:
             if not path.is_file():
-                raise ValueError(f"{path} does not exist; {self.path.name} refers to it")
+                raise InputError(f"{path} does not exist; {self.path.name} refers to it")
             with np.load(path, allow_pickle=False) as arrays:
                 self._arrays = {name: arrays[name] for name in arrays.files}
         if key not in self._arrays:
-            raise ValueError(f"{path} has no array {key!r}")
+            raise InputError(f"{path} has no array {key!r}")
         return self._arrays[key]
 
 
@@ -116,9 +118,9 @@ def read_fixture(path: Path) -> Fixture:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
+        raise InputError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a JSON {type(data).__name__}, not an object")
+        raise InputError(f"{path} holds a JSON {type(data).__name__}, not an object")
     return Fixture(path, data)
 
 
@@ -213,10 +215,10 @@ def difference(value: np.ndarray, reference: Reference) -> float:
     Raises ValueError if `value` has another shape or is not finite.
     """
     if value.shape != reference.shape:
-        raise ValueError(f"output has shape {value.shape}, reference {reference.shape}")
+        raise InputError(f"output has shape {value.shape}, reference {reference.shape}")
     flat = value.astype(np.float64).ravel()
     if not np.isfinite(flat).all():
-        raise ValueError("output holds values that are not finite")
+        raise InputError("output holds values that are not finite")
     chosen = flat if reference.indices is None else flat[reference.indices]
     distance = float(np.abs(chosen - reference.values).max())
     return distance / reference.absmax if reference.absmax else distance

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from .errors import InputError
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, or largest size of a file
 
 
@@ -49,7 +51,7 @@ def require_space(folder: str | Path, size: int, what: str, key: str) -> None:
     """Raise ValueError where `folder`, named by `key`, has no room for `size` bytes of `what`."""
     free = free_space(folder)
     if free < size:
-        raise ValueError(
+        raise InputError(
             f"{key} {folder} has no room for {what}: about {megabytes(size)} are needed, "
             f"{megabytes(free)} are free there; free some or name another place"
         )
@@ -152,7 +154,7 @@ def require_folder(path: str | Path, key: str) -> None:
     except OSError:
         usable = False
     if not usable:
-        raise ValueError(f"{key} {path} must be a folder that can be written")
+        raise InputError(f"{key} {path} must be a folder that can be written")
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

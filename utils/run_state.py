@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .averaging import AveragedWeights, NormStatistics
 from .distributed import World, gather_objects
+from .errors import DivergedError, InputError
 
 MAX_BAD_STEPS = 20  # steps in a row without a finite loss and gradient before a run gives up
 
@@ -81,7 +82,7 @@ class Progress:
         """Add the numbers of one step.
 
         Raises:
-            FloatingPointError: this is the MAX_BAD_STEPS-th bad one in a row.
+            DivergedError: this is the MAX_BAD_STEPS-th bad one in a row.
         """
         self.counted += 1
         self.unreadable += unreadable
@@ -93,7 +94,7 @@ class Progress:
         self.skipped += 1
         self.bad_in_a_row += 1
         if self.bad_in_a_row >= MAX_BAD_STEPS:
-            raise FloatingPointError(
+            raise DivergedError(
                 f"loss or gradient was not finite {self.bad_in_a_row} steps in a row; try a lower "
                 "TRAIN.LR or TRAIN.PRECISION fp32"
             )
@@ -247,7 +248,7 @@ class Precision:
             return cls("bf16" if _has_bf16(device) else "fp32", device)
         if name == "fp16" and device.type != "cuda":
             place = "the CPU" if device.type == "cpu" else device.type
-            raise ValueError(f"{key} fp16 needs a CUDA device; on {place}: auto, fp32 or bf16")
+            raise InputError(f"{key} fp16 needs a CUDA device; on {place}: auto, fp32 or bf16")
         return cls(name, device)
 
     def autocast(self) -> AbstractContextManager:

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from .errors import InputError
 from .logger import read_metrics
 from .records import atomic_file, atomic_write
 
@@ -32,7 +33,7 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
     bgr = picture[..., ::-1] if picture.ndim == 3 else picture
     ok, data = cv2.imencode(".png", bgr)
     if not ok:
-        raise ValueError(f"{path}: a picture of shape {picture.shape} cannot be written as PNG")
+        raise InputError(f"{path}: a picture of shape {picture.shape} cannot be written as PNG")
     atomic_write(path, data.tobytes())
 
 

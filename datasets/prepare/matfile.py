@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import InputError
 from ..meta import DataError
 
 MOST_BYTES = 1 << 28  # of an unpacked element; a label has a few megabytes
@@ -54,7 +55,7 @@ def _inflate(content: bytes) -> bytes:
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(content, MOST_BYTES)
     if unpacker.unconsumed_tail:
-        raise ValueError(f"an element is larger than {MOST_BYTES} bytes")
+        raise InputError(f"an element is larger than {MOST_BYTES} bytes")
     return data
 
 
@@ -75,7 +76,7 @@ class _Reader:
                 continue
             first = position + 8
             if first + length > len(data):
-                raise ValueError("it ends too early")
+                raise InputError("it ends too early")
             yield kind, data[first : first + length]
             position = first + length
             if kind != _COMPRESSED:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..camvid import split_of
+from ..errors import InputError
 from ..files import REPOSITORY_DATA, read_list
 from .convert import SUFFIX
 
@@ -128,7 +129,7 @@ def scan_cocostuff10k(folder: Path, labels: str) -> Tree:
         tree.begin(split, names or count)
         inner = f"{split}2014" if (folder / f"images/{split}2014").is_dir() else ""
         if not inner and names is None:
-            raise ValueError(
+            raise InputError(
                 f"{folder}/imageLists/{split}.txt does not exist; it says what {split} is"
             )
         images = _frames([folder / "images" / inner], PHOTOS, deep=False)
@@ -151,7 +152,7 @@ def scan_voc2012(folder: Path, labels: str) -> Tree:
     for split in ("train", "val"):
         names = _names(sets / f"{split}.txt")
         if names is None:
-            raise ValueError(f"{sets}/{split}.txt does not exist; it says what {split} is")
+            raise InputError(f"{sets}/{split}.txt does not exist; it says what {split} is")
         tree.begin(split, names)
         tree.match(split, {f: images[f] for f in names if f in images}, own)
     if augmented:
@@ -221,6 +222,6 @@ def _frames(
             continue
         frame = path.stem.removesuffix(ending)
         if frame in found:
-            raise ValueError(f"{frame} is there twice, as {found[frame]} and {path}; keep one")
+            raise InputError(f"{frame} is there twice, as {found[frame]} and {path}; keep one")
         found[frame] = path
     return found

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from ..camvid import SYNTHETIC
+from ..errors import InputError
 from ..segmentation import SceneDataset, Transform
 from ..transforms import EvalTransform, Sample
 from . import street
@@ -43,9 +44,9 @@ def draw_scene(
         ValueError: a negative index or seed, or a side shorter than SMALLEST.
     """
     if index < 0 or seed < 0:
-        raise ValueError(f"scene {index} of seed {seed}: accepted are 0 and above")
+        raise InputError(f"scene {index} of seed {seed}: accepted are 0 and above")
     if min(height, width) < SMALLEST:
-        raise ValueError(f"scene size is {height}x{width}; accepted: {SMALLEST}x{SMALLEST} and up")
+        raise InputError(f"scene size is {height}x{width}; accepted: {SMALLEST}x{SMALLEST} and up")
     view = View(index, seed, height, width)
     things, feet = _furniture(view)
     things += _houses(view)
@@ -82,7 +83,7 @@ class SyntheticScenes(SceneDataset):
         seed: int = 0,
     ) -> None:
         if not 0 <= first < last:
-            raise ValueError(f"scenes {first}..{last}: accepted are 0 <= first < last")
+            raise InputError(f"scenes {first}..{last}: accepted are 0 <= first < last")
         super().__init__(SYNTHETIC, transform or EvalTransform(), need_boundary)
         self.first, self.last, self.size, self.seed = first, last, tuple(size), seed
         self.load(0)  # refuse an impossible size or seed now, not in a worker

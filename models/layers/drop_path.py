@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 
 class DropPath(nn.Module):
     """Drops a residual branch per sample in training; kept ones are divided by 1 - `rate`."""
@@ -9,7 +11,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"drop_path is {rate}; it must be in [0, 1)")
+            raise InputError(f"drop_path is {rate}; it must be in [0, 1)")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from models import SegModel, build_model, fuse, resolve_name
 from models.weights import load_weights, read_checkpoint
 from utils.benchmark import alternate, count_macs, count_parameters, peak_memory, time_ratio
 from utils.distributed import set_tf32
+from utils.errors import InputError
 from utils.names import file_stem
 from utils.records import environment, require_folder, sha256, write_json
 
@@ -64,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError(message)."""
-        raise ValueError(message)
+        raise InputError(message)
 
 
 def parse(argv: Sequence[str] | None, default_name: str | None) -> argparse.Namespace:
@@ -94,13 +95,13 @@ def parse(argv: Sequence[str] | None, default_name: str | None) -> argparse.Name
     for option in ("batch", "threads", "c"):
         value = getattr(args, option)
         if value is not None and not 1 <= value < 2**31:
-            raise ValueError(f"--{option} is {value}; it must be at least 1 and below 2**31")
+            raise InputError(f"--{option} is {value}; it must be at least 1 and below 2**31")
     if not 1 <= min(args.r) <= max(args.r) < 2**31:
-        raise ValueError(
+        raise InputError(
             f"--r is {args.r[0]} {args.r[1]}; height and width must be positive and below 2**31"
         )
     if not 0 < args.seconds < float("inf"):
-        raise ValueError(f"--seconds is {args.seconds}; it must be positive")
+        raise InputError(f"--seconds is {args.seconds}; it must be positive")
     return args
 
 
@@ -108,15 +109,15 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     """The device of `--device`, with `--tf32` and `--threads` applied. Raises ValueError."""
     available = torch.cuda.is_available()
     if args.device == "cuda" and not available:
-        raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
     device = torch.device("cuda" if available and args.device != "cpu" else "cpu")
     if device.type == "cpu" and args.precision == "fp16":
-        raise ValueError(
+        raise InputError(
             "--precision fp16 needs CUDA: CPU kernels run it several times slower than fp32; "
             "use --precision bf16"
         )
     if device.type == "cpu" and args.tf32 is not None:
-        raise ValueError("--tf32 and --no-tf32 need CUDA; the CPU has no TF32")
+        raise InputError("--tf32 and --no-tf32 need CUDA; the CPU has no TF32")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         set_tf32(args.tf32 is not False)  # as training and evaluation do
@@ -136,11 +137,11 @@ def check_images(model: SegModel, args: argparse.Namespace, device: torch.device
         shadow(torch.empty(args.batch, 3, *args.r, device="meta"))
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{_what(model, args)} cannot be run: {reason}") from None
+        raise InputError(f"{_what(model, args)} cannot be run: {reason}") from None
     numbers = args.batch * args.r[0] * args.r[1] * (3 + args.c)  # images and their logits at least
     size, free = numbers * PRECISIONS[args.precision].itemsize, free_memory()
     if device.type == "cpu" and size > free:
-        raise ValueError(
+        raise InputError(
             f"{_what(model, args)} needs more than {size / 1e9:.1f} GB of memory, and "
             f"{free / 1e9:.1f} GB are free; use a smaller --r or --batch"
         )
@@ -154,7 +155,7 @@ def record_path(args: argparse.Namespace, name: str, device: torch.device) -> Pa
     if args.out:
         path = Path(args.out)
         if path.is_dir():
-            raise ValueError(f"--out {path} is a folder; name a file in it")
+            raise InputError(f"--out {path} is a folder; name a file in it")
         require_folder(path.parent, "the folder of --out")
         return path
     weights = args.weights and f"{Path(args.weights).stem[:40]}-{sha256(args.weights)[:8]}"
@@ -335,7 +336,7 @@ def main(
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
-            raise ValueError(
+            raise InputError(
                 f"{_what(model, args)} does not fit into the device's memory; use a smaller --r or "
                 "--batch"
             ) from error

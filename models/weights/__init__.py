@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..errors import InputError
 from ..registry import is_known, resolve_name
 from .convert import (
     absent_training_heads,
@@ -53,7 +54,7 @@ def load_weights(
     found = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     theirs, ours = found.facts.get("architecture"), getattr(model, "architecture", "")
     if ours and is_known(theirs) and resolve_name(theirs) != ours:
-        raise ValueError(f"{found.path} holds {resolve_name(theirs)}, the model is {ours}")
+        raise InputError(f"{found.path} holds {resolve_name(theirs)}, the model is {ours}")
     tensors, report = convert_state_dict(
         model,
         found.tensors,

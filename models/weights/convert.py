@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import bisenetv1, bisenetv2, ddrnet, lrformer, pidnet, rdrnet, rtformer
+from ..errors import InputError
 from ..layers.reparam import fuse
 from ..registry import build_backbone, build_model, list_backbones, list_models
 from .bisenet import BISENETV1, BISENETV2
@@ -101,7 +102,7 @@ def convert_state_dict(
     kept = _prefixes(own, reset)
     problem = _find_problem(own, state, renaming, kept)
     if any(problem):
-        raise ValueError(f"{source} {_explain(model, state, renaming, problem, reset)}")
+        raise InputError(f"{source} {_explain(model, state, renaming, problem, reset)}")
     tensors: dict[str, Tensor] = {}
     dropped = {**(ignored or {}), **renaming.dropped}
     for target, key in renaming.sources.items():
@@ -138,7 +139,7 @@ def _prefixes(own: Mapping[str, Tensor], reset: Sequence[str]) -> tuple[str, ...
     for name, prefix in zip(reset, prefixes, strict=True):
         if not any(key.startswith(prefix) for key in own):
             heads = ", ".join(dict.fromkeys(key.partition(".")[0] for key in own))
-            raise ValueError(f"reset names {name!r}, which the model does not have; it has {heads}")
+            raise InputError(f"reset names {name!r}, which the model does not have; it has {heads}")
     return prefixes
 
 
@@ -260,7 +261,7 @@ def class_count(name: str, keys: Mapping[str, Tensor], options: Mapping) -> int 
         if target in sources and target.startswith("head.") and own[target].shape != tensor.shape:
             key, shape = sources[target], keys[sources[target]].shape
             if not shape or shape[0] > _MAX_CLASSES:
-                raise ValueError(
+                raise InputError(
                     f"{one_line(key)} is {_shape(keys[key])}, which is no head of {name}"
                 )
             return shape[0]

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from ..errors import InputError
 from .names import MAX_TEXT, UnfitError
 from .pickles import DAMAGE, Inert, read_pickle
 from .rules import one_line
@@ -89,10 +90,10 @@ def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) ->
         raise FileNotFoundError(f"{path} does not exist; expected {ACCEPTED}")
     if not path.is_file():
         kind = "directory" if path.is_dir() else "device or a pipe"
-        raise ValueError(f"{path} is a {kind}; expected {ACCEPTED}")
+        raise InputError(f"{path} is a {kind}; expected {ACCEPTED}")
     size = path.stat().st_size
     if size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); expected {ACCEPTED}")
+        raise InputError(f"{path} is empty (0 bytes); expected {ACCEPTED}")
     try:
         if size > MAX_BYTES:
             raise UnfitError(f"has {size} bytes, more than the {MAX_BYTES} that are read")
@@ -100,11 +101,11 @@ def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) ->
             content, storage_bytes = _read(stream, size)
             return _find_weights(path, content, storage_bytes, also or {})
     except UnfitError as error:
-        raise ValueError(f"{path} {error}") from None
+        raise InputError(f"{path} {error}") from None
     except PermissionError:
         raise
     except _DAMAGE as error:
-        raise ValueError(
+        raise InputError(
             f"{path} ({size} bytes) is damaged or cut off; expected {ACCEPTED}"
         ) from error
 

@@ -48,6 +48,7 @@ from datasets import (
     make_cache,
     quick_check,
 )
+from utils.errors import InputError
 from utils.records import environment, require_folder, write_json
 
 PUBLISHED = "published"
@@ -81,11 +82,11 @@ def main() -> int:
     if args.page:
         return write_page(args.page, WAYS, (*STEPS, "rest"), check=args.check)
     if not args.cfg:
-        raise ValueError("what is to be done? --cfg measures, --page writes the page of records")
+        raise InputError("what is to be done? --cfg measures, --page writes the page of records")
     config = get_config(args.cfg, args.opts)
     dataset = build_dataset(config, train=True, need_boundary=True)
     if not isinstance(dataset, SegmentationDataset):
-        raise ValueError(f"{config.DATASET.DATASET} has no files; choose a dataset that has")
+        raise InputError(f"{config.DATASET.DATASET} has no files; choose a dataset that has")
     quick_check(dataset)
     if args.record:
         require_folder(os.path.dirname(args.record) or ".", "the folder of --record")
@@ -237,7 +238,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="with --page: only compare")
     args = parse_arguments(parser, required=False, about="configuration to measure")
     if args.images < 1 or args.rounds < 1:
-        raise ValueError(f"--images {args.images} --rounds {args.rounds}: accepted: 1 and above")
+        raise InputError(f"--images {args.images} --rounds {args.rounds}: accepted: 1 and above")
     return args
 
 

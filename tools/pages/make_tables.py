@@ -25,6 +25,7 @@ from manifest import read_manifest
 
 from models import build_backbone, build_model, fuse, list_backbones, list_models
 from utils.benchmark import count_macs, count_parameters
+from utils.errors import InputError
 from utils.records import atomic_write
 
 SIZE = (1024, 2048)
@@ -62,7 +63,7 @@ def replace_table(text: str, name: str, table: str, page: str) -> str:
         f"<!-- end of {name} -->",
     )
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{page} must hold the markers {begin} and {end} once each")
+        raise InputError(f"{page} must hold the markers {begin} and {end} once each")
     head, rest = text.split(begin)
     return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
@@ -74,7 +75,7 @@ def zoo_table() -> str:
     alone = [name for name in list_backbones() if name not in list_models()]
     unknown = sorted(set(published) - set(list_models()) - set(alone))
     if unknown:
-        raise ValueError(f"docs/published.yaml names {', '.join(unknown)}, which is not registered")
+        raise InputError(f"docs/published.yaml names {', '.join(unknown)}, which is not registered")
     head = [
         "| Architecture | Parameters, M | MACs, G | Agrees with official code to "
         "| Cityscapes val, published | CamVid test, published | ADE20K val, published "

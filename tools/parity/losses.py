@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datasets.boundary import label_boundary
 from utils.criterion import CrossEntropy, OhemCrossEntropy, SegCriterion, boundary_loss
+from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
 from utils.parity import TOLERANCE, Fixture, Row
 
@@ -74,9 +75,9 @@ def _row(
     """One row for a number or an array; `theirs` must be finite."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if not np.isfinite(theirs).all() or not np.isfinite(ours).all():
-        raise ValueError(f"{case} {output} of {fixture.name} is not finite")
+        raise InputError(f"{case} {output} of {fixture.name} is not finite")
     if ours.shape != theirs.shape:
-        raise ValueError(f"{case} {output}: shape {ours.shape}, reference {theirs.shape}")
+        raise InputError(f"{case} {output}: shape {ours.shape}, reference {theirs.shape}")
     distance, scale = np.abs(ours - theirs).max(initial=0), np.abs(theirs).max(initial=0)
     keys = f"{theirs.size}/{theirs.size}"
     relative = float(distance / scale) if scale else float(distance)
@@ -126,7 +127,7 @@ def _criterion(
     s = data.settings
     aux, main = s["BALANCE_WEIGHTS"]
     if main != 1:
-        raise ValueError(f"BALANCE_WEIGHTS {s['BALANCE_WEIGHTS']}: the main weight must be 1")
+        raise InputError(f"BALANCE_WEIGHTS {s['BALANCE_WEIGHTS']}: the main weight must be 1")
     return SegCriterion(
         "ohem",
         class_weights=weights,
@@ -146,7 +147,7 @@ def _setting(text: str) -> tuple[float, int, bool]:
     """OHEM threshold, pixels kept, class weights used: out of the name of a result."""
     threshold, kept = re.search(r"thres ([\d.]+)", text), re.search(r"keep (\d+)", text)
     if threshold is None or kept is None:
-        raise ValueError(f"result {text!r} states no OHEM threshold and count")
+        raise InputError(f"result {text!r} states no OHEM threshold and count")
     return float(threshold[1]), int(kept[1]), "no class weights" not in text
 
 

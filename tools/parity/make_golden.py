@@ -24,6 +24,7 @@ from _init_paths import run_main
 from parity.blocks import UnknownError
 from verify_parity import builder
 
+from utils.errors import InputError
 from utils.parity import Fixture, decode, encode, read_fixture, sample_indices
 from utils.records import atomic_write
 
@@ -47,7 +48,7 @@ def main() -> int:
     args = parser.parse_args()
     paths, total = sorted(args.folder.glob("*.json")), 0
     if not paths:
-        raise ValueError(f"{args.folder} holds no parity files (NAME.json)")
+        raise InputError(f"{args.folder} holds no parity files (NAME.json)")
     for path in paths:
         fixture = read_fixture(path)
         try:
@@ -57,7 +58,7 @@ def main() -> int:
             continue
         total += len(text)
         if len(text) > LARGEST_FILE or total > LARGEST_TOTAL:
-            raise ValueError(f"{path.name}: {len(text)} bytes, {total} in all, are too many")
+            raise InputError(f"{path.name}: {len(text)} bytes, {total} in all, are too many")
         atomic_write(args.out / path.name, text)
         print(f"{path.name}: {len(text)} bytes")
     print(f"{total} bytes in {args.out}")
@@ -119,7 +120,7 @@ def inline_losses(fixture: Fixture) -> dict[str, Any]:
             inline[key] = encode(array)
     for key, spec in inline.items():
         if "samples" not in spec and not np.array_equal(decode(spec), fixture.array(key)):
-            raise ValueError(f"{fixture.name}: {key} cannot be made again from its description")
+            raise InputError(f"{fixture.name}: {key} cannot be made again from its description")
     return inline
 
 
@@ -128,7 +129,7 @@ def seeded_logits(fixture: Fixture, key: str, array: np.ndarray) -> dict[str, An
     made, letter = fixture.entry("inputs")["made"], key.rpartition("_")[2]
     found = re.search(rf"(\d+) \({letter}, \*([\d.]+)(?:, \+([\d.]+))?", made)
     if found is None:
-        raise ValueError(f"{fixture.name}: `made` does not say how {key} is made")
+        raise InputError(f"{fixture.name}: `made` does not say how {key} is made")
     spec = {"shape": list(array.shape), "seed": int(found[1]), "scale": float(found[2])}
     if found[3]:
         classes = (array - decode(spec)).argmax(1).astype(np.uint8)
