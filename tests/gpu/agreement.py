@@ -49,9 +49,10 @@ def network(name: str, device: torch.device) -> dict[str, float]:
     """Logits in float32; loss and gradients of a training pass in float64.
 
     Rounding grows through batch statistics: gradients of fresh float32 networks agree in nothing.
-    RTLinearFormer takes its norms in float32 and so no float64: its batch statistics stay out.
+    RTLinearFormer takes its norms in float32 and so no float64, and LRFormer takes minutes for it
+    on the CPU: theirs are those of float32, without batch statistics.
     """
-    exact = not name.startswith("rtlinearformer")
+    exact = not name.startswith(("rtlinearformer", "lrformer"))
     set_tf32(False)
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(0)
@@ -62,8 +63,8 @@ def network(name: str, device: torch.device) -> dict[str, float]:
         if isinstance(module, _DropoutNd):
             module.p = 0.0  # CUDA draws other numbers
     there.to(device, memory_format=torch.channels_last)
-    image = torch.randn(2, 3, 128, 256)
-    label = torch.randint(0, 19, (2, 128, 256))
+    image = torch.randn(2, 3, 64, 128)
+    label = torch.randint(0, 19, (2, 64, 128))
     with torch.no_grad():
         logits = [m.eval()(image.to(d)).cpu() for m, d in ((here, CPU), (there, device))]
     told = {"logits": float((logits[1] - logits[0]).abs().max() / logits[0].abs().max())}
