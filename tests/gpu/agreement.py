@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from models import build_model, list_models
+from models.registry import accepted_options
 from utils.benchmark import measure, peak_memory
 from utils.criterion import OhemCrossEntropy, SegCriterion
 from utils.distributed import World, end_world, init_world, set_tf32
@@ -56,7 +57,7 @@ def network(name: str, device: torch.device) -> dict[str, float]:
     set_tf32(False)
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(0)
-    options = {"drop_path": 0.0} if name.startswith("lrformer") else {}
+    options = {"drop_path": 0.0} if "drop_path" in accepted_options(name) else {}
     here, there = (build_model(name, 19, **options) for _ in range(2))
     there.load_state_dict(here.state_dict())
     for module in (*here.modules(), *there.modules()):
