@@ -14,6 +14,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+# Before anything has looked for a GPU: tests compare to the bit and speak of the CPU, in this
+# process and in those that they start. What a GPU computes is for tests/gpu/suite.py.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(1)  # threads that share a core with another process wait for each other
 
 from models import build_backbone, build_model, list_backbones, list_models

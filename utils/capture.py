@@ -1,5 +1,6 @@
 """A step recorded once as a CUDA graph and replayed: the GPU then no longer waits for Python."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,14 +66,37 @@ class Capture:
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before: Any = generator.clone_state()
         self._inputs = [tuple(None if t is None else t.clone() for t in part) for part in inputs]
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        recording = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # The outer context puts the stream back, which a failing `recording` does not.
+            with torch.cuda.stream(torch.cuda.current_stream()), recording:
                 self._result = compute(self._inputs)
             self.graph = graph
+            return
         except RuntimeError as error:  # out of memory is one of these
-            generator.graphsafe_set_state(before)
-            self.failed, self._inputs, self._result = True, (), None
-            torch.cuda.empty_cache()
-            reason = str(error).strip().splitlines()[0]
-            self.tell(f"steps are not captured but computed one by one: {reason}")
+            reason = _cause(error)
+        # Here and not above, where the error still holds all that was computed.
+        generator.graphsafe_set_state(before)
+        self.failed, self._inputs, self._result = True, (), None
+        del graph, recording
+        _end_allocation(pool)
+        torch.cuda.empty_cache()
+        self.tell(f"steps are not captured but computed one by one: {reason}")
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong first; the end of a broken recording only says that it is broken."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _end_allocation(pool: tuple[int, int]) -> None:
+    """Let the allocator know that nothing is recorded into `pool` any more.
+
+    PyTorch before 2.13 does not tell it when a recording ends with an error. The allocator then
+    refuses to give cached memory back for the rest of the process.
+    """
+    with contextlib.suppress(RuntimeError):  # it knows
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)

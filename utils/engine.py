@@ -55,6 +55,7 @@ def train_one_epoch(
             if saves:
                 save()
         look(run, step, log, bar, wait=True)
+    progress.seconds = time.perf_counter() - began  # a GPU was busy with the last steps until here
     return not step.stopping
 
 

@@ -206,7 +206,10 @@ class Run:
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the optimiser's memory but keep the settings that the configuration now states."""
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
+    # Also before: they decide where counters of steps belong, on the device or beside it.
+    saved = state["param_groups"]
+    groups = [group | now for group, now in zip(saved, settings, strict=False)]
+    optimizer.load_state_dict(state | {"param_groups": groups + saved[len(settings) :]})
     for group, now in zip(optimizer.param_groups, settings, strict=True):
         group.update(now)
 

@@ -200,6 +200,20 @@ def test_the_optimiser_remembers_but_obeys_new_settings():
     assert torch.equal(new.state[weight]["exp_avg"], old.state[weight]["exp_avg"])
 
 
+def test_an_optimiser_of_a_device_without_fused_kernels_goes_on_with_them():
+    """A Mac's GPU counts steps beside the device; fused kernels want them on it, as float32."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    plain = torch.optim.AdamW([weight], lr=0.1, fused=False)
+    weight.grad = torch.ones(2)
+    plain.step()
+    state = plain.state_dict()
+    state["state"][0]["step"] = state["state"][0]["step"].double()  # stays where nothing moves it
+    fused = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    restore_optimizer(fused, state)
+    assert fused.state[weight]["step"].dtype == torch.float32
+    assert fused.param_groups[0]["fused"] is True
+
+
 def test_an_earlier_run_is_moved_aside(tmp_path):
     folder = tmp_path / "run"
     assert keep_earlier_run(folder) is None
