@@ -11,6 +11,7 @@ docs/your_own_data.md goes through it.
 
 import difflib
 import functools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import yaml
 
 from .errors import InputError
+from .files import read_text
 from .meta import ColorEncoding, DatasetMeta, IdEncoding, LabelEncoding
 
 KEYS = ("class_names", "palette", "encoding", "ignored", "ignore_label", "class_weights")
@@ -37,10 +39,12 @@ def read_meta(path: str | Path) -> DatasetMeta:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"DATASET.DATASET {path} does not exist")
+        how = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"DATASET.DATASET {path} {how}")
+    text = read_text(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # the second: a date or number that is none
         raise InputError(f"{path} is not valid yaml: {' '.join(str(error).split())}") from None
     try:
         return _meta(path, content)
@@ -171,7 +175,14 @@ def _weights(value: Any) -> tuple[float, ...] | None:
     try:
         # 1e-1 is text in yaml, which asks for 1.0e-1.
         if isinstance(value, list) and not any(isinstance(weight, bool) for weight in value):
-            return tuple(float(weight) for weight in value)
-    except (TypeError, ValueError, OverflowError):
+            return tuple(_number(weight) for weight in value)
+    except (TypeError, ValueError):
         pass
     raise InputError(f"class_weights is {value!r}; accepted: a number for each class")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits; 1e400 is infinite as well
+        return math.inf if value > 0 else -math.inf

@@ -4,9 +4,9 @@
 
 Reads all files of DATASET.TRAIN_SET and DATASET.TEST_SET in --workers processes and prints every
 problem with its list line, what looks suspicious, and what each class holds. The folder --out then
-has report.json and a contact sheet per list, sheet_<list>.png: suspicious pairs first, with a red
-frame, then others spread over the list. Exit status 0: sound; 1: problems; 2: nothing could be
-checked.
+has report.json and a contact sheet per list, sheet_<list>.png: suspicious pairs first, one of
+each kind before further ones, with a red frame, then others spread over the list. Exit status 0:
+sound; 1: problems; 2: nothing could be checked.
 """
 
 import argparse
@@ -159,7 +159,7 @@ def write_sheet(summary: Summary, path: Path) -> None:
     dataset = summary.dataset
     if not len(dataset):
         return
-    suspects = list(summary.suspects)[: TILES // 2]
+    suspects = summary.suspects_of_each_kind_first()[: TILES // 2]
     spread = np.linspace(0, len(dataset) - 1, min(TILES, len(dataset)), dtype=int).tolist()
     others = [index for index in spread if index not in summary.suspects]
     chosen = [*suspects, *others[: TILES - len(suspects)]]

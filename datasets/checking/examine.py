@@ -125,7 +125,7 @@ def _examine_image(dataset: CheckedList, finding: Finding) -> None:
     data = (dataset.folder / file).read_bytes()
     header = read_header(data)
     finding.bits = header.bits if header else 8
-    oddities = photograph_oddities(data, header, image)
+    oddities = photograph_oddities(data, header)
     if _is_flat(image):
         oddities.append(Oddity("flat", "is of a single colour"))
     finding.suspicions += _behind(f"{where}{file}", oddities)

@@ -66,10 +66,9 @@ def judge(
     pixels = max(int(counts.classes.sum()), 1)
     ignored = counts.classes[-1] / pixels
     if ignored == 1 and not problems:
-        hint = f"DATASET.LABELS accepts {', '.join(meta.encodings)}"
         problems.append(
             f"none of {counts.labels} labels has a pixel of a class of {meta.name} when read as "
-            f"{encoding}; {f'{meta.origin} says how labels are encoded' if meta.origin else hint}"
+            f"{encoding}; {_instead(meta, encoding, counts)}"
         )
     elif mask := _mask(meta, scheme, counts):
         remarks.append(mask)
@@ -85,6 +84,18 @@ def judge(
             f"give it a class in {meta.origin}, in class_names and as 0 in encoding"
         )
     return problems, remarks
+
+
+def _instead(meta: DatasetMeta, encoding: str, counts: LabelCounts) -> str:
+    """What to set where `encoding` makes no pixel a class: the end of a sentence."""
+    if meta.origin:
+        return f"{meta.origin} says how labels are encoded"
+    total = int(counts.pixels.sum())
+    others = _others(meta, encoding, counts) if total else {}
+    whole = [name for name, other in others.items() if _classes(other, counts) == total]
+    if len(whole) == 1:
+        return f"read as {whole[0]} all of their pixels are classes; set DATASET.LABELS {whole[0]}"
+    return f"DATASET.LABELS accepts {', '.join(meta.encodings)}"
 
 
 def _compare(

@@ -17,6 +17,10 @@ TURNS = {
     8: "turned by 90 degrees to the left",
 }
 FEW_LEVELS = 128  # of 256
+# Stray pixels: broken ones of a sensor, a stamp. Lamps at night take more of the levels.
+STRAY = 1000  # one of so many pixels
+STRAY_PIXELS = 4  # or so many in a small picture
+STRAY_LEVELS = 16  # of 256, all that they take
 PAGED = ("TIFF", "PNG", "WEBP", "GIF")  # kinds whose further pictures are no previews
 PLAIN = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # kinds whose header says all about bands and bits
 
@@ -32,12 +36,11 @@ class Oddity(NamedTuple):
     text: str
 
 
-def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -> list[Oddity]:
+def photograph_oddities(data: bytes, header: Header | None) -> list[Oddity]:
     """What a photograph carries that reading it turns or drops, as ends of sentences.
 
     Args:
         data: the whole file.
-        image: what `read_image` makes of it.
     """
     found = []
     if header and header.orientation != 1:
@@ -54,21 +57,37 @@ def photograph_oddities(data: bytes, header: Header | None, image: np.ndarray) -
         return found
     channels = 1 if stored.ndim == 2 else stored.shape[2]
     bands = header.bands if header else channels
-    bits = 8 * stored.dtype.itemsize
-    facts = f"has {bands} band{'s' if bands > 1 else ''} of {bits} bits"
-    levels = int(image.max()) + 1
+    has = f"has {bands} band{'s' if bands > 1 else ''} of"
+    largest = _largest(stored[..., :3] if channels > 1 else stored)
+    levels = (largest >> 8) + 1
     if stored.dtype == np.uint16 and levels <= FEW_LEVELS:
-        used = int(stored[..., :3].max() if channels > 1 else stored.max()).bit_length()
         text = (
-            f"{facts}, of which {used} are used; the upper 8 are read, which keeps {levels} grey "
-            "levels: scale it to 0..255 and save it as 8 bits"
+            f"{has} 16 bits, of which {largest.bit_length()} are used; the upper 8 are read, which "
+            f"keeps {levels} grey levels: scale it to 0..255 and save it as 8 bits"
         )
         found.append(Oddity("depth", text))
     if bands in (2, 4) and not _is_opaque(stored, channels):
         last = "second" if bands == 2 else "fourth"
-        text = f"{facts}; the {last} one (alpha or infrared) is dropped: networks here see three"
+        bits = header.bits if header else 8 * stored.dtype.itemsize  # OpenCV halves those of two
+        text = (
+            f"{has} {bits} bits; the {last} one (alpha or infrared) is dropped: networks here see "
+            "three"
+        )
         found.append(Oddity("bands", text))
     return found
+
+
+def _largest(stored: np.ndarray) -> int:
+    """The largest value of the picture, stray pixels left out."""
+    if int(stored.max()) >> 8 < FEW_LEVELS:
+        return int(stored.max())
+    counts = np.bincount(stored.ravel())
+    above = np.cumsum(counts[::-1])[::-1]  # pixels of this value or a larger one
+    bands = 1 if stored.ndim == 2 else stored.shape[2]
+    stray = min(max(STRAY_PIXELS * bands, stored.size // STRAY), stored.size - 1)
+    largest = int(np.flatnonzero(above > stray)[-1])
+    taken = np.unique(np.flatnonzero(counts[largest + 1 :]) + largest + 1 >> 8)
+    return largest if len(taken) <= STRAY_LEVELS else int(stored.max())
 
 
 def _orientation(data: bytes, header: Header) -> str:

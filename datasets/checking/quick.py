@@ -107,7 +107,7 @@ def _oddities(
     for index, scene in scenes.items():
         entry = dataset.entries[index]
         data = (dataset.folder / entry.image).read_bytes()
-        found = {"images": photograph_oddities(data, read_header(data), scene.image)}
+        found = {"images": photograph_oddities(data, read_header(data))}
         if scene.label is not None:
             data = (dataset.folder / entry.label).read_bytes()
             ignored = scene.label == meta.ignore_label

@@ -14,6 +14,7 @@ from .photographs import Oddity
 USUAL = 0.9  # a size that this share of the images has makes other sizes outliers
 FAR = 16  # else: so many times more or fewer pixels than the median
 MATCHING = 0.5  # share of lines whose names must match before the others are doubted
+PROBLEM = "problem"  # the kind of all suspects that have one
 LONG = 4  # or a side so many times as long as the other
 
 
@@ -32,6 +33,7 @@ class Summary:
         self.oddities: list[Oddity] = []
         self.notes: list[str] = []
         self.suspects: dict[int, None] = {}
+        self._first_of: dict[str, int] = {}  # kind of oddity or problem -> entry
         self.sizes: dict[int, tuple[int, int]] = {}
         self.deep = 0
         self.counts = LabelCounts(dataset.meta.num_classes)
@@ -56,12 +58,23 @@ class Summary:
         others = [oddity for oddity in self.oddities if id(oddity) not in chosen]
         return [oddity.text for oddity in (*first.values(), *others)]
 
+    def suspects_of_each_kind_first(self) -> list[int]:
+        """`suspects`, those first that are the first of a kind of oddity, or have a problem."""
+        return list(dict.fromkeys([*self._first_of.values(), *self.suspects]))
+
+    def _suspect(self, index: int, *kinds: str) -> None:
+        self.suspects[index] = None
+        for kind in kinds:
+            self._first_of.setdefault(kind, index)
+
     def add(self, finding: Finding) -> None:
         """Take one finding in."""
         self.problems += finding.problems
         self.oddities += finding.suspicions
-        if finding.problems or finding.suspicions:
-            self.suspects[finding.index] = None
+        if finding.problems:
+            self._suspect(finding.index, PROBLEM)
+        for oddity in finding.suspicions:
+            self._suspect(finding.index, oddity.kind)
         if finding.size:
             self.sizes[finding.index] = finding.size
         self.deep += finding.bits > 8
@@ -121,7 +134,7 @@ class Summary:
                 image = self.dataset.entries[index].image
                 text = f"{image} is {height}x{width} (height x width); {reference}"
                 self.oddities.append(Oddity("size", self.dataset.place(index) + text))
-                self.suspects[index] = None
+                self._suspect(index, "size")
 
     def _look_at_names(self) -> None:
         """Labels that stand in the line of another image, going by names that otherwise match."""
@@ -150,7 +163,7 @@ class Summary:
                     f"name to {entries[other].image} of line {entries[other].line}, not to "
                     f"{entries[index].image}"
                 )
-                self.suspects[indices[index]] = None
+                self._suspect(indices[index], "name")
 
     def _look_at_labels(self) -> None:
         dataset, path = self.dataset, self.dataset.list_path

@@ -4,6 +4,7 @@ from .headers import Header, orientation_of, read_header
 from .lists import REPOSITORY_DATA, Entry, find_list, read_list, root_problem, scan_list
 from .paths import file_problem
 from .pixels import read_image, read_label
+from .text import read_text
 
 __all__ = [
     "REPOSITORY_DATA",
@@ -16,6 +17,7 @@ __all__ = [
     "read_image",
     "read_label",
     "read_list",
+    "read_text",
     "root_problem",
     "scan_list",
 ]

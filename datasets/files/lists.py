@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from ..meta import DataError
+from .text import read_text
 
 REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -24,7 +25,8 @@ class Entry(NamedTuple):
 def find_list(root: str | Path, list_file: str | Path) -> Path:
     """The list file under `root` (DATASET.ROOT), else under the repository's own `data/`.
 
-    Raises FileNotFoundError that names both places, or `root` where there is no such folder.
+    Raises FileNotFoundError that names both places, or says that `root` is no folder or the list
+    is one.
     """
     places = [Path(root) / list_file, REPOSITORY_DATA / list_file]
     for place in places:
@@ -32,6 +34,12 @@ def find_list(root: str | Path, list_file: str | Path) -> Path:
             return place
     if problem := root_problem(root):
         raise FileNotFoundError(problem)
+    for place in places:
+        if place.is_dir():
+            raise FileNotFoundError(
+                f"list file {place} is a folder, not a list; DATASET.TRAIN_SET and "
+                "DATASET.TEST_SET name files"
+            )
     if places[0].resolve() == places[1].resolve():
         raise FileNotFoundError(f"list file {places[0]} does not exist")
     raise FileNotFoundError(f"list file {list_file} found neither as {places[0]} nor {places[1]}")
@@ -77,10 +85,7 @@ def scan_list(
 
     Raises DataError where the file is not text in UTF-8.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in UTF-8 ({error.reason})") from None
+    text = read_text(path)
     entries: list[Entry] = []
     problems: list[str] = []
     seen: dict[str, Entry] = {}

@@ -26,8 +26,10 @@ from .paths import file_problem
 
 LABEL_KINDS = ("PNG", "TIFF", "BMP", "PPM", "WEBP")
 MOST_BANDS = 4
+_ACCEPTED = f"a photograph has 1, 3 or {MOST_BANDS} bands of 8 or 16 bits"
 _READABLE = "photographs are JPEG, PNG, WebP, TIFF or BMP files"
 _LABELS = "labels must be PNGs of 8 bits"
+_WHOLE_NUMBERS = (JPEG, PNG, b"RIFF", b"BM", b"GIF8")  # of kinds that hold nothing else
 _TO_RGB = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
 
 # What OpenCV prints about a file it cannot read is said in a sentence.
@@ -46,7 +48,7 @@ def read_image(path: str | Path, source: str | None = None) -> np.ndarray:
     data = read_whole(Path(path), source)
     if data.startswith(TIFF):  # OpenCV decodes some of these to nonsense
         _check_photograph(read_header(data), source)
-    picture = _decode(data, cv2.IMREAD_COLOR_RGB)
+    picture = _decode_photograph(data, source)
     if picture is None:
         _check_photograph(read_header(data), source)
         raise DataError(_not_decoded(data, source, _READABLE))
@@ -144,15 +146,29 @@ def _check_photograph(header: Header | None, source: str) -> None:
     """Raise DataError if the header says why OpenCV makes no photograph of the file."""
     if header is None:
         return
-    accepted = f"a photograph has 1, 3 or {MOST_BANDS} bands of 8 or 16 bits"
     if header.real:
-        raise DataError(f"{source} has floating-point values; {accepted}")
+        raise DataError(f"{source} has floating-point values; {_ACCEPTED}")
     if header.bands > MOST_BANDS:
-        raise DataError(f"{source} has {header.bands} bands; {accepted}")
+        raise DataError(f"{source} has {header.bands} bands; {_ACCEPTED}")
     if header.bits > 16:
-        raise DataError(f"{source} has {header.bits} bits per value; {accepted}")
+        raise DataError(f"{source} has {header.bits} bits per value; {_ACCEPTED}")
     if is_too_large(header.size):
         raise DataError(_too_large(header.size, source))
+
+
+def _decode_photograph(data: bytes, source: str) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB; None where OpenCV cannot. Raises DataError for other numbers."""
+    if data.startswith(_WHOLE_NUMBERS) or data[4:8] == b"ftyp":
+        return _decode(data, cv2.IMREAD_COLOR_RGB)
+    # Asked for 8 bits, OpenCV scales floating-point and signed values to them without a word.
+    picture = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    if picture is None or picture.dtype == np.uint8:
+        return picture
+    if picture.dtype == np.uint16:
+        return _decode(data, cv2.IMREAD_COLOR_RGB)
+    if picture.dtype.kind == "f":
+        raise DataError(f"{source} has floating-point values; {_ACCEPTED}")
+    raise DataError(f"{source} has values of the type {picture.dtype}; {_ACCEPTED}, unsigned")
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:

@@ -99,6 +99,31 @@ def test_one_value_is_enough_unless_it_is_0(tmp_path):
     assert_accepted(tmp_path, meta)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "values", "words"),
+    [
+        ("cityscapes", "", [0], "read as labelTrainIds all of their pixels are classes; set DA"),
+        ("cityscapes", "labelIds", [0], "; set DATASET.LABELS labelTrainIds"),
+        ("cityscapes", "", [0, 3], "; set DATASET.LABELS labelTrainIds"),
+        ("ade20k", "", [0], "read as reduced all of their pixels are classes; set DATASET.LABELS"),
+        ("cocostuff10k", "trainIdsFrom1", [0], "; set DATASET.LABELS trainIds"),
+        ("cityscapes", "", [0, 255], "DATASET.LABELS accepts labelIds, labelTrainIds"),
+        ("cityscapes", "labelTrainIds", [255], "DATASET.LABELS accepts labelIds, labelTrainIds"),
+        ("cocostuff10k", "", [255], "DATASET.LABELS accepts trainIds, trainIdsFrom1"),
+        ("voc2012", "", [255], "DATASET.LABELS accepts index, color"),
+    ],
+)
+def test_labels_without_any_class_name_the_encoding_that_makes_all_classes(
+    tmp_path, name, encoding, values, words
+):
+    meta = get_meta(name)
+    write(tmp_path, meta, [draw(dict.fromkeys(values, 1), seed) for seed in range(4)])
+    with pytest.raises(DataError) as error:
+        quick(tmp_path, meta, encoding)
+    problems = check_list(tmp_path, "train.lst", meta, encoding).problems
+    assert any(words in text for text in problems) and words in str(error.value)
+
+
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_true_label_ids_are_left_alone(tmp_path, count):
     meta = get_meta("cityscapes")

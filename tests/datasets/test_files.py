@@ -4,8 +4,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from pictures import check_list, tiff
 
-from datasets import ColorEncoding, DataError, IdEncoding
+from datasets import ColorEncoding, DataError, IdEncoding, get_meta, quick_check
 from datasets.files import read_image, read_label
 
 IDS, COLORS = IdEncoding({0: 0, 1: 1}), ColorEncoding({(0, 0, 0): 0})
@@ -124,3 +125,59 @@ def test_labels_of_another_kind_are_refused(tmp_path, label, suffix, encoding, w
     (tmp_path / "l.png").write_bytes(encoded(label, suffix))
     with pytest.raises(DataError, match=words):
         read_label(tmp_path / "l.png", encoding, "l.png", "; see LABELS")
+
+
+# numbers that photographs do not have
+
+
+def numbers(kind: type, bands: int = 3) -> np.ndarray:
+    noise = np.random.default_rng(0).random((20, 30, bands)) * 100
+    return noise.astype(kind)[..., 0] if bands == 1 else noise.astype(kind)
+
+
+REAL, SIGNED = "has floating-point values; a photograph has", "has values of the type int"
+NUMBERS = {
+    "PFM": (encoded(numbers(np.float32), ".pfm"), REAL),
+    "gray PFM": (encoded(numbers(np.float32, 1), ".pfm"), REAL),
+    "Radiance": (encoded(numbers(np.float32), ".hdr"), REAL),
+    "EXR": (b"v/1\x01\x02\0\0\0" + bytes(64), "is an OpenEXR file; photographs are JPEG"),
+    "half TIFF": (tiff(numbers(np.float16)), REAL),
+    "float TIFF": (tiff(numbers(np.float32)), REAL),
+    "double TIFF": (tiff(numbers(np.float64, 1)), REAL),
+    "signed 8-bit TIFF": (tiff(numbers(np.int8)), SIGNED),
+    "signed 16-bit TIFF": (tiff(numbers(np.int16, 1)), SIGNED),
+    "32-bit TIFF": (tiff(numbers(np.uint32)), "has 32 bits per value; a photograph has"),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_other_numbers_than_those_of_photographs_are_refused(tmp_path, folder, open_dataset, kind):
+    data, words = NUMBERS[kind]
+    (folder / "camvid/images/a.png").write_bytes(data)
+    with pytest.raises(DataError, match=f"^a.png {words}"):
+        read_image(folder / "camvid/images/a.png", "a.png")
+    with pytest.raises(DataError, match=f"train.lst:1: images/a.png {words}"):
+        quick_check(open_dataset())
+    with pytest.raises(DataError, match=f"train.lst:1: images/a.png {words}"):
+        open_dataset()[0]
+    (problem,) = check_list(folder, "list/train.lst", get_meta("camvid"), "index").problems
+    assert f"train.lst:1: images/a.png {words}" in problem
+
+
+def test_an_exr_that_opencv_decodes_is_refused_by_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: numbers(np.float32))
+    (tmp_path / "a.exr").write_bytes(NUMBERS["EXR"][0])
+    with pytest.raises(DataError, match=f"^a.exr {REAL}"):
+        read_image(tmp_path / "a.exr", "a.exr")
+
+
+@pytest.mark.parametrize("suffix", [".ppm", ".pam", ".ras", ".tif", ".png", ".avif"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_numbers_of_photographs_are_read_in_every_container(tmp_path, suffix, kind):
+    if kind == np.uint16 and suffix in (".pam", ".ras", ".avif"):
+        pytest.skip("OpenCV writes 8 bits only")
+    flat = np.full((20, 30, 3), 120, np.uint8)
+    data = encoded(flat if kind == np.uint8 else flat.astype(kind) << 8, suffix)
+    (tmp_path / "a").write_bytes(data)
+    picture = read_image(tmp_path / "a")
+    assert picture.dtype == np.uint8 and np.abs(picture.astype(int) - 120).max() < 8

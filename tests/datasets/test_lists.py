@@ -71,6 +71,41 @@ def test_bad_lists_are_refused_with_their_line(tmp_path, content, words):
         read_list(write_list(tmp_path, content))
 
 
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize(("wide", "mark"), [(16, ""), (16, "\ufeff"), (32, "\ufeff")])
+def test_lists_of_powershell_are_to_be_saved_as_utf_8(tmp_path, wide, order, mark):
+    text = mark + "i/a.png\tl/a.png\r\ni/straße.png\tl/b.png\r\n"
+    path = write_list(tmp_path, text.encode(f"utf-{wide}-{order}"))
+    with pytest.raises(DataError) as error:
+        read_list(path)
+    assert str(error.value) == (
+        f"{path} is not a text file in UTF-8 but in UTF-{wide}, as PowerShell and editors of "
+        "Windows write; save it as UTF-8"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437"])
+def test_lists_in_a_code_page_are_to_be_saved_as_utf_8(tmp_path, encoding):
+    path = write_list(tmp_path, "i/a.png\tl/a.png\ni/Bäume.png\tl/b.png\n".encode(encoding))
+    with pytest.raises(DataError, match=r"train.lst is not a text .* \(.*\); save it as UTF-8$"):
+        read_list(path)
+
+
+def test_lines_end_as_on_any_system(tmp_path):
+    for ending in ("\n", "\r\n", "\r"):
+        path = write_list(tmp_path, ending.join(("a.png\tx.png", "", "b.png\ty.png")).encode())
+        assert read_list(path) == [("a.png", "x.png", 1), ("b.png", "y.png", 3)]
+
+
+@pytest.mark.parametrize("name", ["images", "lists/", ".", "", "{root}/images", "list/camvid"])
+def test_a_folder_in_the_place_of_a_list_is_said_to_be_one(tmp_path, name):
+    for folder in ("images", "lists"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(FileNotFoundError) as error:
+        find_list(tmp_path, name.format(root=tmp_path))
+    assert "is a folder, not a list; DATASET.TRAIN_SET and DATASET.TEST_SET" in str(error.value)
+
+
 def test_the_repository_has_the_lists_that_root_lacks(tmp_path, root):
     assert find_list(tmp_path, "list/camvid/val.lst") == root / "data/list/camvid/val.lst"
     (tmp_path / "list/camvid").mkdir(parents=True)

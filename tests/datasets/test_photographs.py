@@ -7,6 +7,7 @@ from pictures import check_list, png_chunk, saved, tiff
 from PIL import Image, ImageOps
 
 from datasets import DataError, get_meta, quick_check
+from datasets.checking.photographs import photograph_oddities
 from datasets.files import read_header, read_image
 
 TURNED = ("JPEG", "PNG", "WEBP", "TIFF")
@@ -177,6 +178,42 @@ def test_depth_is_seen_in_colour_too(put, suffix):
     assert "images/a.png has 3 bands of 16 bits, of which 12 are used" in found
 
 
+STRAY = {
+    "one": [65535],
+    "several": [65535] * 4,
+    "of several values": [65535, 40000, 52000, 61234],
+    "a stamp in 15 bits": [32767 + 1, 65535],
+}
+
+
+@pytest.mark.parametrize("kind", STRAY)
+@pytest.mark.parametrize(("used", "levels"), [(10, 4), (12, 16), (14, 64)])
+@pytest.mark.parametrize(("suffix", "bands"), [(".png", 1), (".tif", 3), (".pgm", 1)])
+def test_stray_bright_pixels_hide_no_lack_of_depth(put, suffix, bands, used, levels, kind):
+    picture = deep(2**used - 1, bands)
+    for number, value in enumerate(STRAY[kind]):
+        picture[3 * number, 7] = value
+    (found,) = [text for text in put(opencv(picture, suffix)).suspicions if "bits" in text]
+    assert f"of 16 bits, of which {used} are used; the upper 8" in found
+    assert f"which keeps {levels} grey levels" in found
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (200, 300), (200, 300, 3)])
+def test_dark_pictures_with_lights_use_their_depth(shape):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 4096, shape).astype(np.uint16)
+    lights = rng.choice(picture.size, max(40, picture.size // 1500), replace=False)
+    picture.flat[lights] = np.linspace(8000, 65535, len(lights)).astype(np.uint16)
+    data = opencv(picture, ".png")
+    assert photograph_oddities(data, read_header(data)) == []
+
+
+def test_the_smallest_pictures_are_judged_too():
+    for value, odd in ((65535, False), (4095, True)):
+        data = opencv(np.full((1, 1), value, np.uint16), ".png")
+        assert bool(photograph_oddities(data, read_header(data))) == odd
+
+
 @pytest.mark.parametrize("data", [opencv(deep(65535), ".png"), tiff(deep(65535, 3))])
 def test_full_16_bits_are_a_note(put, folder, data):
     summary = put(data)
@@ -205,6 +242,10 @@ DROPPED = {
     ),
     "gray and alpha PNG": (saved(bands(2, None), "PNG"), "2 bands of 8 bits; the second"),
     "2-band TIFF": (tiff(bands(2, None)), "2 bands of 8 bits; the second"),
+    "2-band 16-bit TIFF": (tiff(deep(65535, 2)), "2 bands of 16 bits; the second"),
+    "RGBA 16-bit PNG": (
+        opencv(np.dstack([deep(65535, 3), deep(4000)]), ".png"), "4 bands of 16 bits; the fourth",
+    ),
 }  # fmt: skip
 
 

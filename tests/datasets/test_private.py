@@ -111,6 +111,13 @@ def test_weights_may_be_written_as_text(declare, weights, read):
         ("class_names: [a, b]\nclass_weights: [1, .inf]", "class weights 1, inf; accepted: fin"),
         ("class_names: [a, b]\nclass_weights: [1, -.inf]", "class weights 1, -inf; accepted"),
         ("class_names: [a, b]\nclass_weights: [.nan, 1]", "class weights nan, 1; accepted: fin"),
+        ("class_names: [a, b]\nclass_weights: [1, 1%s]" % ("0" * 400), "class weights 1, inf; acc"),
+        ("class_names: [a, b]\nclass_weights: [1, -1%s]" % ("0" * 400), "class weights 1, -inf; a"),
+        ("class_names: [a, b]\nclass_weights: [1, '1%s']" % ("0" * 400), "class weights 1, inf; a"),
+        ("class_names: [a, b]\nclass_weights: [1, 0x%s]" % ("f" * 5000), "class weights 1, inf; a"),
+        ("class_names: [a, b]\nclass_weights: [1, 1%s]" % ("0" * 5000), "is not valid yaml: Excee"),
+        ("class_names: [a, b]\nclass_weights: [1, 1e400]", "class weights 1, inf; accepted: fin"),
+        ("class_names: [a, b]\nclass_weights: 2024-99-99", "is not valid yaml: month must be"),
         ("class_names: [a, b]\nignore_label: 1", "ignore label 1; accepted: 2..255"),
     ],
 )
@@ -121,9 +128,19 @@ def test_a_bad_file_is_refused_with_its_name(declare, text, words):
     assert "\n" not in str(error.value)
 
 
+def test_other_text_than_utf_8_is_refused_with_the_files_name(declare, tmp_path):
+    for encoding in ("utf-16", "utf-16-le", "latin-1"):
+        (tmp_path / "plants.yaml").write_text(THREE + "# grün\n", encoding=encoding)
+        with pytest.raises(DataError, match=r"plants.yaml is not a text .*; save it as UTF-8$"):
+            get_meta(str(tmp_path / "plants.yaml"))
+
+
 def test_a_missing_file_and_a_taken_name(declare, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"DATASET.DATASET .*none.yaml does not exist"):
         get_meta(str(tmp_path / "none.yaml"))
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"folder.yaml is a folder, not a file"):
+        get_meta(str(tmp_path / "folder.yaml"))
     with pytest.raises(ValueError, match="camvid is a dataset that is built in; rename the file"):
         declare(THREE, "camvid.yaml")
     with pytest.raises(ValueError, match="letters, digits"):

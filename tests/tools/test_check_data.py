@@ -5,7 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pictures import saved
+from pictures import check_list, saved
+
+from datasets import get_meta
 
 OWN = "configs/own/rtlinearformer_slim_own.yaml"
 CONFIG = "configs/camvid/rtlinearformer_slim_camvid_360x480.yaml"
@@ -155,6 +157,22 @@ def test_suspicions_of_every_kind_are_shown(check, tmp_path):
     ):
         assert sum(words in line for line in shown) == 1, words
     assert any(line.endswith(" more, all in report.json") for line in shown)
+
+
+def test_the_sheet_has_one_of_each_kind_first(tmp_path):
+    names = [f"{i:02d}" for i in range(40)]
+    write(tmp_path, {"train.lst": names, "val.lst": ["fine"]})  # 40 labels of one class
+    picture = np.random.default_rng(0).integers(0, 256, (24, 32, 4), dtype=np.uint8)
+    images, labels = tmp_path / "camvid/images", tmp_path / "camvid/labels"
+    (images / "35.png").write_bytes(saved(picture[:12, :, :3], "PNG"))  # a problem
+    (labels / "36.png").write_bytes(saved(np.full((24, 32), 11, np.uint8), "PNG"))
+    (images / "37.png").write_bytes(saved(picture[:, :, 0] // 255, "PNG", orientation=3))
+    (images / "38.png").write_bytes(saved(picture, "PNG"))
+    (images / "39.png").write_bytes(saved(picture[..., :3], "PNG", orientation=3))
+    summary = check_list(tmp_path, "train.lst", get_meta("camvid"), "index")
+    shown = summary.suspects_of_each_kind_first()
+    assert sorted(shown[:5]) == [0, 35, 36, 37, 38] and shown[5:8] == [1, 2, 3]
+    assert sorted(shown) == list(range(40)) == list(summary.suspects)
 
 
 def test_bad_lines_are_counted(check, tmp_path):
