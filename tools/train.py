@@ -86,6 +86,8 @@ def main() -> int:
         if scores is None:
             break
         close_epoch(job, run, scores, world, log)
+        if run.progress.epoch == 1 and (cached := loaders.cached()):
+            log.info(cached)
 
     if not run.finished:
         save(job, run, world)

@@ -120,6 +120,9 @@ def check_job(config: CfgNode, folder: Path) -> Job:
         find_saved(job)
     if weights and job.saved is None:
         job.report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")
+    if job.saved is None:
+        moments = 2 if t.OPTIMIZER == "adamw" else 1
+        require_room(folder, model, moments=moments, networks=2 if t.EMA else 1)
     return job
 
 
@@ -165,14 +168,13 @@ def start_run(job: Job, world: World) -> Run:
     config, saved = job.config, job.saved
     run = build_run(config, job.model, job.meta, job.plan, world)
     if saved is None:
-        if world.is_main:
-            require_room(job.folder, run.model, run.optimizer, len(run.networks))
         return run
     run.restore(saved, world)
     changed = changed_keys(config, saved["config"])
     changed.pop("TRAIN.RESUME", None)
     job.report = f"resumed after epoch {run.progress.epoch}, step {run.progress.step_in_epoch}"
     job.report += "".join(f"; {key} {then} -> {now}" for key, (then, now) in changed.items())
+    saved.clear()  # it holds all weights a second time
     return run
 
 
@@ -229,6 +231,14 @@ class Loaders:
         """Let `train` yield what is left of the epoch under way."""
         done = run.progress.step_in_epoch * run.plan.accumulate
         self.sampler.set_epoch(run.progress.epoch, start_batch=done)
+
+    def cached(self) -> str:
+        """What the cache holds after a first epoch, or ""."""
+        cache = getattr(self.train, "dataset", None) and self.train.dataset.cache
+        if cache is None:
+            return ""
+        scenes, size = cache.usage()
+        return f"cache: {scenes} of {len(self.train.dataset)} images, {size / 1e9:.2f} GB"
 
 
 def build_loaders(

@@ -50,16 +50,16 @@ def save_checkpoint(
         stream.write(data)
 
 
-def require_room(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, networks: int = 1
-) -> None:
+def require_room(folder: Path, model: nn.Module, *, moments: int, networks: int = 1) -> None:
     """Raise ValueError where `folder` has no room for the checkpoints of a new run.
 
-    At their largest those are last.pt, the one before it, the next one, and best.pt. `networks` is
-    how often last.pt holds the weights: twice if they are averaged.
+    At their largest those are last.pt, the one before it, the next one, and best.pt.
+
+    Args:
+        moments: what the optimiser remembers of every parameter: AdamW 2, SGD with momentum 1.
+        networks: how often last.pt holds the weights: twice if they are averaged.
     """
     weights = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
-    moments = 2 if "betas" in optimizer.defaults else 1  # per parameter: AdamW, SGD with momentum
     last = networks * weights + moments * sum(p.nbytes for p in model.parameters())
     require_space(folder, 3 * last + weights, "the checkpoints of this run", "OUTPUT_DIR")
 
@@ -158,7 +158,7 @@ def read_resumable(
     return content
 
 
-def take_folder(folder: Path, *, anew: bool) -> tuple[list[TextIO], Path | None]:
+def take_folder(folder: Path, *, anew: bool) -> tuple[list[TextIO | None], Path | None]:
     """Make a run folder this process's own for as long as it lives.
 
     Args:
@@ -180,12 +180,14 @@ def take_folder(folder: Path, *, anew: bool) -> tuple[list[TextIO], Path | None]
     return held, aside
 
 
-def _lock(folder: Path) -> TextIO:
-    """A lock that ends with this process; loader processes do not share it."""
-    stream = (folder / ".lock").open("a+", encoding="utf-8")
+def _lock(folder: Path) -> TextIO | None:
+    """A lock that ends with this process; loader processes do not share it. None: no such here."""
     try:
         import fcntl
-
+    except ImportError:
+        return None
+    stream = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         stream.seek(0)
@@ -194,7 +196,7 @@ def _lock(folder: Path) -> TextIO:
             f"another run writes into {folder} ({holder or 'still starting'}); wait for its end, "
             "or name another OUTPUT_DIR"
         ) from None
-    except (ImportError, OSError):  # no such locks on this system, or in this file system
+    except OSError:  # a file system without locks
         return stream
     stream.truncate(0)
     stream.write(f"process {os.getpid()} on {socket.gethostname()}")

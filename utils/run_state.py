@@ -196,7 +196,8 @@ class Run:
         restore_optimizer(self.optimizer, saved["optimizer"])
         if saved["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
-        self.progress = Progress(**saved["progress"])
+        steps = saved["steps_per_epoch"] * saved["progress"]["epoch"]  # of a file without "step"
+        self.progress = Progress(**{"step": steps} | saved["progress"])
         self.norms.remember()
         same = restore_random_state(saved["random"], world) and saved["batch"] == self.plan.batch
         if not same or saved["steps_per_epoch"] != self.plan.steps_per_epoch:

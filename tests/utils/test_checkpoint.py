@@ -77,8 +77,10 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_earlier_one_and_nothing_else
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("make", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
-def test_the_room_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, make):
+@pytest.mark.parametrize(
+    ("moments", "make"), [(2, torch.optim.AdamW), (1, partial(torch.optim.SGD, momentum=0.9))]
+)
+def test_the_room_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, moments, make):
     model = torch.nn.Sequential(torch.nn.Conv2d(8, 512, 5), torch.nn.BatchNorm2d(512))
     optimizer = make(model.parameters(), lr=0.1)
     model(torch.randn(1, 8, 9, 9)).sum().backward()
@@ -88,7 +90,7 @@ def test_the_room_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, make):
     last, best = ((tmp_path / name).stat().st_size for name in ("last.pt", "best.pt"))
     asked = []
     monkeypatch.setattr("utils.checkpoint.require_space", lambda _, size, *__: asked.append(size))
-    require_room(tmp_path, model, optimizer)
+    require_room(tmp_path, model, moments=moments)
     assert 0.9 * (3 * last + best) < asked[0] < 3 * last + best  # headers of the files are small
 
 
