@@ -358,7 +358,7 @@ def build_capture(
         "there are several processes": world.size > 1,
         "TRAIN.ACCUMULATE is above 1": t.ACCUMULATE > 1,
         "float16 scales the loss": Precision.choose(t.PRECISION, world.device).name == "fp16",
-        "the loss looks at its numbers on the way": getattr(criterion, "needs_host", False),
+        "the loss looks at its numbers on the way": criterion.needs_host,
     }
     against = [reason for reason, holds in reasons.items() if holds]
     if t.CAPTURE == "off" or (against and t.CAPTURE == "auto" and world.device.type != "cuda"):

@@ -202,9 +202,14 @@ class SegCriterion(nn.Module):
             through that choice.
         align_corners: convention of the bilinear resize of every output to the label's size.
 
+    `needs_host` tells whether a loss reads numbers back on its way, as one that matches queries to
+    objects must; a step with such a loss is not recorded.
+
     A weight of 0 leaves its term out; the head then learns nothing but stays in the graph, as
     DistributedDataParallel needs.
     """
+
+    needs_host = False
 
     def __init__(
         self,
