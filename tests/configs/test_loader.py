@@ -296,3 +296,11 @@ def test_dump_round_trips_and_differences_are_named(leaf):
 def test_run_folder(leaf):
     config = get_config(leaf(""), ["OUTPUT_DIR", "out", "DATASET.DATASET", "camvid"])
     assert run_folder(config, "configs/camvid/x.yaml") == Path("out/camvid/x")
+
+
+def test_options_that_are_gone_have_changed_and_lists_are_tuples():
+    cfg = ROOT / "configs/camvid/pidnet_s_camvid.yaml"
+    first = get_config(cfg, ["MODEL.OPTIONS.sizes", "((1,2),(3,))", "MODEL.OPTIONS.light", "True"])
+    earlier = first.dump().replace("light: true", "light: true\n    rates: [[1, 2], [3]]")
+    same = ["MODEL.OPTIONS.sizes", "((1,2),(3,))", "MODEL.OPTIONS.rates", "[[1,2],[3]]"]
+    assert changed_keys(get_config(cfg, same), earlier) == {"MODEL.OPTIONS.light": (True, None)}

@@ -1,5 +1,6 @@
 """The run's log: one writer, epochs that are done again, lines that a crash cut off."""
 
+import errno
 import json
 
 import pytest
@@ -82,3 +83,28 @@ def test_a_full_disk_ends_the_run_with_one_sentence(tmp_path, monkeypatch, what)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert all(p.stat().st_size <= 4096 for p in tmp_path.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_line_a_minute_where_no_terminal_shows_a_bar(tmp_path, monkeypatch, terminal):
+    now = [1000.0]
+    monkeypatch.setattr("utils.logger.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("utils.logger.sys.stderr.isatty", lambda: terminal, raising=False)
+    log = RunLog(tmp_path)
+    for second in range(0, 200, 10):
+        now[0] = 1000.0 + second
+        log.every_minute(lambda second=second: f"second {second}")
+    log.close()
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert lines == ([] if terminal else ["second 70", "second 140"])
+
+
+def test_a_terminal_that_has_gone_does_not_end_a_run(tmp_path, monkeypatch):
+    def gone(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("utils.logger.tqdm.write", gone)
+    log = RunLog(tmp_path)
+    log.info("kept in the file")
+    log.close()
+    assert (tmp_path / "log.txt").read_text() == "kept in the file\n"
