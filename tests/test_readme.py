@@ -53,7 +53,9 @@ def test_command_resolves(line):
     script, arguments = ROOT / words[1], words[2:]
     assert script.is_file(), script
     if "--cfg" in arguments:
-        args = parse_arguments(argparse.ArgumentParser(), words=arguments)
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--probe", action="store_true")
+        args = parse_arguments(parser, words=arguments)
         config = get_config([ROOT / path for path in args.cfg], args.opts)
         resolve_name(config.MODEL.NAME)
     elif script.parent.name == "speed":
