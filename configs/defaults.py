@@ -66,7 +66,7 @@ def defaults() -> CfgNode:
     c.TRAIN.CAPTURE = "auto"  # auto | on | off: record the step as a CUDA graph and replay it
     c.TRAIN.CHANNELS_LAST = True  # NHWC memory format
     c.TRAIN.SYNC_BN = True  # batch statistics over all processes
-    c.TRAIN.SAVE_EVERY = 0  # steps between checkpoints; 0 saves after every epoch only
+    c.TRAIN.SAVE_EVERY = 0  # steps between checkpoints; 0 makes them after every epoch
     c.TRAIN.LOG_EVERY = 10  # steps between looks at what the device has computed
     c.TRAIN.EVAL_AS_TEST = False  # score with TEST.FLIP_TEST and TEST.SCALES during training too
     c.TRAIN.EVAL_EVERY = 1  # epochs between evaluations; the last epoch is always evaluated

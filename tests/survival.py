@@ -44,19 +44,31 @@ def start(folder: Path, epochs: int, *hook: str) -> subprocess.Popen:
     words = [sys.executable, *program, *command(folder, epochs)]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONUNBUFFERED", None)
     return subprocess.Popen(words, cwd=ROOT, env=environment, **quiet)
 
 
 def die_inside(call: str, when: str, number: int) -> None:
-    """Have this process end by SIGKILL at the `number`-th `call` of the writing of files."""
+    """Have this process end by SIGKILL at the `number`-th `call` of the writing of checkpoints."""
     if call == "write":
         _die_while_writing(number)
         return
-    original, seen = getattr(os, call), 0
+    sys.path.insert(0, str(ROOT))
+    from utils import checkpoint
+
+    original, save, seen, armed = getattr(os, call), checkpoint.save_checkpoint, 0, False
+
+    def saving(*args, **more):
+        nonlocal armed
+        armed = True
+        save(*args, **more)
+        armed = False
 
     def deadly(*args, **more):
         nonlocal seen
-        seen += 1
+        seen += armed
+        if not armed:
+            return original(*args, **more)
         if seen == number and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*args, **more)
@@ -65,6 +77,7 @@ def die_inside(call: str, when: str, number: int) -> None:
         return result
 
     setattr(os, call, deadly)
+    checkpoint.save_checkpoint = saving
 
 
 def _die_while_writing(number: int) -> None:

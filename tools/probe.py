@@ -3,7 +3,9 @@
 import contextlib
 import datetime
 import itertools
+import sys
 import time
+from pathlib import Path
 
 import torch
 from builders import count
@@ -34,8 +36,7 @@ def probe(job: Job) -> int:
     loaders = build_loaders(config, job.train_set, job.test_set, world)
     run = build_run(config, job.model, job.meta, plan, world)
     step = build_step(config, run, job.criterion, world, lambda: False, print)
-    fixed = _memory(device)
-    seconds = _train(run, step, loaders.train)
+    seconds, fixed = _train(run, step, loaders.train)
     local = plan.batch // processes
     speed = local / seconds * processes
     print(
@@ -45,10 +46,10 @@ def probe(job: Job) -> int:
     hours = datetime.timedelta(seconds=round(plan.steps * plan.batch / speed))
     print(f"{count(plan.steps, 'step')} take {hours} (h:min:s) beside evaluations")
     peak, room = _memory(device, peak=True), _room(device)
-    if peak is None or fixed is None:
-        print("this system does not tell how much memory a process has taken")
+    if peak is None or fixed is None or peak <= fixed:
+        print("how much memory a step takes cannot be told here")
         return 0
-    each = max(peak - fixed, 1) / config.TRAIN.BATCH_SIZE_PER_GPU
+    each = (peak - fixed) / config.TRAIN.BATCH_SIZE_PER_GPU
     largest = max(1, int((USABLE * room - fixed) / each))
     print(
         f"{peak / 1e9:.2f} GB of {room / 1e9:.2f} GB taken at most, about {each / 1e9:.3f} GB per "
@@ -68,8 +69,8 @@ def keeping(images: int, largest: int) -> tuple[int, int]:
     return images // accumulate, accumulate
 
 
-def _train(run: Run, step: Step, batches: object) -> float:
-    """Seconds per step once all is warm."""
+def _train(run: Run, step: Step, batches: object) -> tuple[float, int | None]:
+    """Seconds per step once all is warm; bytes that stay taken between steps."""
     run.model.train()
     groups = groups_of(run.plan.accumulate, batches)
     steps = min(STEPS, run.plan.steps_per_epoch)
@@ -79,10 +80,13 @@ def _train(run: Run, step: Step, batches: object) -> float:
             step.collect(wait=True)
             began, timed = time.perf_counter(), steps - index
         step(run, group)
+        if index == 0:
+            step.collect(wait=True)
+            fixed = _memory(step.world.device)
     step.collect(wait=True)
     if step.world.device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - began) / timed
+    return (time.perf_counter() - began) / timed, fixed
 
 
 def _memory(device: torch.device, *, peak: bool = False) -> int | None:
@@ -90,10 +94,12 @@ def _memory(device: torch.device, *, peak: bool = False) -> int | None:
     if device.type == "cuda":
         read = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
         return read(device)
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, OSError):
         import resource
-        import sys
 
+        if not peak:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            return pages * resource.getpagesize()
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return None

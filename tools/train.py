@@ -43,6 +43,7 @@ from utils.distributed import (
     is_launched,
     launch,
     set_backends,
+    wait_for_all,
 )
 from utils.engine import evaluate, train_one_epoch
 from utils.logger import RunLog
@@ -68,13 +69,15 @@ def main() -> int:
     if args.probe:
         return probe(job)
     if len(config.GPUS) > 1 and not is_launched():
+        del job  # the processes have their own
         return launch(len(config.GPUS))
 
     world = init_world(config.GPUS)
     loaders = build_loaders(config, job.train_set, job.test_set, world)
     lock = open_folder(job, world)
     run = start_run(job, world)
-    stop = StopRequest(world.is_main)
+    soon = f"within {2 * config.TRAIN.LOG_EVERY} steps (TRAIN.LOG_EVERY)"
+    stop = StopRequest(world.is_main, "after this step" if world.size == 1 else soon)
     log = start_log(job, run, loaders, world)
     step = build_step(config, run, job.criterion, world, lambda: bool(stop), log.info)
 
@@ -91,6 +94,7 @@ def main() -> int:
 
     if not run.finished:
         save(job, run, world)
+        wait_for_all(world)  # else one that ends early has the others killed
     say_end(args, job, run, log)
     log.close()
     end_world()
@@ -101,8 +105,7 @@ def main() -> int:
 def start_log(job: Job, run: Run, loaders: Loaders, world: World) -> RunLog:
     """The run's log, with what is to be said before the first step."""
     log = RunLog(job.folder, enabled=world.is_main)
-    if job.saved is not None:
-        log.forget_after(run.progress.epoch)
+    log.forget_after(run.progress.epoch)
     if world.is_main:
         atomic_write(job.folder / "config.yaml", job.config.dump())
     for line in opening(job, run, loaders, world):
@@ -154,9 +157,8 @@ def score(
     config, meta, epoch = job.config, job.meta, run.progress.epoch + 1
     if epoch % config.TRAIN.EVAL_EVERY and epoch < run.plan.epochs:
         return {}
-    if not run.plan.save_every:
-        save(job, run, world)
-    run.equalise(world)
+    if not run.plan.save_every or run.progress.step % run.plan.save_every:
+        save(job, run, world)  # else it has just been saved
     return evaluate(
         {name: prepare(network) for name, network in run.networks.items()},
         loaders.test,
@@ -190,6 +192,7 @@ def close_epoch(
         "skipped": progress.skipped,
         "unreadable": progress.unreadable,
         **result,
+        **({"eval_seconds": confusion.seconds} if confusion is not None else {}),
         **{f"{name}_miou": summary(c)["miou"] for name, c in scores.items() if len(scores) > 1},
     }
     log.metrics(record)
@@ -197,7 +200,7 @@ def close_epoch(
         log.info(confusion.table())
     log.info(epoch_line(record, plan.epochs, progress, Path(job.config.DATASET.TEST_SET).name))
     progress.end_epoch()
-    if is_best or run.finished or not plan.save_every:
+    if scores or run.finished or not plan.save_every:
         save(job, run, world, best=is_best)
     if world.is_main:
         plot_curve(log.metrics_file, job.folder / "curve.png", list_name(job.config, "TEST_SET"))

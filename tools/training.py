@@ -43,10 +43,18 @@ from models import SegModel
 from models.weights import read_checkpoint
 from utils.averaging import AveragedWeights
 from utils.capture import Capture
-from utils.checkpoint import find_resumable, read_resumable, require_room, take_folder
+from utils.checkpoint import (
+    clear_leftovers,
+    find_resumable,
+    keep_earlier_run,
+    lock_folder,
+    read_resumable,
+    require_room,
+)
 from utils.criterion import SegCriterion
 from utils.distributed import (
     World,
+    is_launched,
     share_cores,
     share_object,
     synchronise_norms,
@@ -69,6 +77,8 @@ class Job:
         remarks: sentences of warning.
         report: where the weights come from.
         saved: content of the checkpoint to go on from.
+        saved_at: its file.
+        damage: a sentence where that is not the newest one.
     """
 
     config: CfgNode
@@ -82,6 +92,8 @@ class Job:
     remarks: list[str]
     report: str = "random initialisation"
     saved: dict[str, Any] | None = None
+    saved_at: Path | None = None
+    damage: str = ""
 
 
 def check_job(config: CfgNode, folder: Path) -> Job:
@@ -116,14 +128,20 @@ def check_job(config: CfgNode, folder: Path) -> Job:
     plan = build_plan(config, len(train_set), processes)
     check_network(config, meta, processes)
     job = Job(config, folder, meta, model, criterion, train_set, test_set, plan, remarks)
-    if t.RESUME and os.environ.get("RANK", "0") == "0":  # others go on as the first one does
+    if t.RESUME and not is_launched():
         find_saved(job)
     if weights and job.saved is None:
         job.report = load_into(model, weights, meta, config.MODEL.RESET, key="MODEL.PRETRAINED")
-    if job.saved is None:
-        moments = 2 if t.OPTIMIZER == "adamw" else 1
-        require_room(folder, model, moments=moments, networks=2 if t.EMA else 1)
+    if job.saved is None and not is_launched():
+        check_room(job)
     return job
+
+
+def check_room(job: Job) -> None:
+    """Raise ValueError where a new run's checkpoints would not fit."""
+    t = job.config.TRAIN
+    moments = 2 if t.OPTIMIZER == "adamw" else 1
+    require_room(job.folder, job.model, moments=moments, networks=2 if t.EMA else 1)
 
 
 def find_saved(job: Job) -> None:
@@ -132,10 +150,10 @@ def find_saved(job: Job) -> None:
     def read(path: Path) -> dict[str, Any]:
         return read_resumable(path, read_checkpoint, job.model.architecture, job.meta.class_names)
 
+    job.saved = None
     if found := find_resumable(job.folder, read):
-        job.saved, path, remark = found
-        job.remarks += [remark] if remark else []
-        refuse_changes(job.config, job.saved["config"], path)
+        job.saved, job.saved_at, job.damage = found
+        refuse_changes(job.config, job.saved["config"], job.saved_at)
 
 
 def open_folder(job: Job, world: World) -> list[Any]:
@@ -149,9 +167,7 @@ def open_folder(job: Job, world: World) -> list[Any]:
     held, problem = [], None
     if world.is_main:
         try:
-            held, aside = take_folder(job.folder, anew=job.saved is None)
-            if aside is not None:
-                job.remarks.append(f"an earlier run was in {job.folder}; it is kept as {aside}")
+            held = _take_folder(job)
         except (ValueError, OSError) as error:
             problem = error
     told = share_object((problem is not None, job.saved), world)
@@ -160,6 +176,28 @@ def open_folder(job: Job, world: World) -> list[Any]:
     refused, job.saved = told
     if refused:
         raise SystemExit(2)
+    return held
+
+
+def _take_folder(job: Job) -> list[Any]:
+    """The locks of the folder, once it is clear what the run in it goes on from."""
+    held, folder = [], job.folder
+    if folder.is_dir():
+        held.append(lock_folder(folder))
+        if job.config.TRAIN.RESUME:  # once more, as nobody else writes there now
+            find_saved(job)
+    if job.saved is None:
+        check_room(job)
+        if aside := keep_earlier_run(folder):
+            job.remarks.append(f"an earlier run was in {folder}; it is kept as {aside}")
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        held.append(lock_folder(folder))
+    clear_leftovers(folder)
+    if job.damage:
+        job.remarks.append(job.damage)
+        # Else the next save would keep it in place of the whole one.
+        os.replace(folder / "last.pt", folder / "last.pt.damaged")
     return held
 
 

@@ -158,30 +158,14 @@ def read_resumable(
     return content
 
 
-def take_folder(folder: Path, *, anew: bool) -> tuple[list[TextIO | None], Path | None]:
-    """Make a run folder this process's own for as long as it lives.
+def lock_folder(folder: Path) -> TextIO | None:
+    """Make a run folder this process's own until what is returned is closed, or the process ends.
 
-    Args:
-        anew: a run that is there is renamed, so that nothing is overwritten.
-
-    Returns:
-        what must be kept for the folder to stay taken, and the new name of an earlier run.
+    Loader processes do not share the lock. None: this system has no such locks.
 
     Raises:
-        ValueError: another run writes into it.
+        ValueError: another run writes into the folder.
     """
-    held, aside = [], None
-    if folder.is_dir():
-        held.append(_lock(folder))
-        aside = keep_earlier_run(folder) if anew else None
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        held.append(_lock(folder))
-    return held, aside
-
-
-def _lock(folder: Path) -> TextIO | None:
-    """A lock that ends with this process; loader processes do not share it. None: no such here."""
     try:
         import fcntl
     except ImportError:
@@ -202,6 +186,13 @@ def _lock(folder: Path) -> TextIO | None:
     stream.write(f"process {os.getpid()} on {socket.gethostname()}")
     stream.flush()
     return stream
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left half-written in a folder that this one has locked."""
+    for name in (*RESUMABLE, "best.pt"):
+        for path in folder.glob(f".{name}.*"):
+            path.unlink()
 
 
 def keep_earlier_run(folder: Path) -> Path | None:

@@ -214,6 +214,8 @@ def init_world(gpus: Sequence[int]) -> World:
             "name one each, or leave GPUS out"
         )
     index = gpus[local_rank] if gpus else local_rank
+    if "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1:
+        index = 0  # --gpus-per-task shows every task its own GPU only
     everyone = int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available()
     device = choose_device(index, cuda=cuda, mps=has_mps(), processes=everyone)

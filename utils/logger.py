@@ -58,9 +58,10 @@ class RunLog:
             with self._writing(Path("the console")):
                 try:
                     tqdm.write(message)
+                    sys.stdout.flush()  # a file or a pipe would keep it for hours
                 except OSError as error:
-                    if error.errno != errno.EIO:  # the terminal is gone; the run need not be
-                        raise
+                    if error.errno not in (errno.EIO, errno.EPIPE):
+                        raise  # else the terminal or the reader is gone; the run need not be
             with self._writing(self.folder / "log.txt"):
                 self._log.write(message + "\n")
                 self._log.flush()

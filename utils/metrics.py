@@ -45,6 +45,7 @@ class ConfusionMatrix:
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=home)
         self._wrong = torch.zeros((), dtype=torch.int64, device=home)
         self._reduced = False
+        self.seconds = 0.0  # that the evaluation has taken, for those who tell
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count a batch, on the device that holds it.
@@ -83,8 +84,8 @@ class ConfusionMatrix:
         known = (0 <= label) & (label < classes) & (0 <= prediction) & (prediction < classes)
         cell = torch.where(known, label.long() * classes + prediction, wrong)
         cell = torch.where(label == self.ignore_label, ignored, cell)
-        for image in cell + 0.5:  # one by one, so that a count stays exact in float32
-            counts = torch.histc(image, wrong + 1, 0, wrong + 1).long()
+        for part in (cell + 0.5).flatten().split(1 << 24):  # float32 counts that far exactly
+            counts = torch.histc(part, wrong + 1, 0, wrong + 1).long()
             self.matrix += counts[:ignored].view_as(self.matrix)
             self._wrong += counts[wrong]
 
@@ -96,16 +97,17 @@ class ConfusionMatrix:
         Raises:
             ValueError: what was counted on a GPU held values that are no class.
         """
+        if self._reduced:
+            return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._wrong)  # first: all processes raise, or none
+            torch.distributed.all_reduce(self.matrix)
+            self._reduced = True
         if self._wrong.any():
             raise InputError(
                 f"{int(self._wrong)} pixels have a label or prediction that is neither a class "
                 f"(0..{self.num_classes - 1}) nor ignore ({self.ignore_label})"
             )
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        if not self._reduced:
-            torch.distributed.all_reduce(self.matrix)
-            self._reduced = True
 
     def _class_ids(self, prediction: Tensor) -> Tensor:
         if not prediction.is_floating_point():

@@ -105,6 +105,8 @@ def atomic_file(
 
 def _keep(path: Path, earlier: Path) -> None:
     """Let `earlier` be the file that is at `path`, too."""
+    if earlier.exists() and path.samefile(earlier):
+        return  # somebody was killed right after this
     link = earlier.with_name(f".{earlier.name}.{secrets.token_hex(4)}")
     try:
         os.link(path, link)

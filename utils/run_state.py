@@ -24,7 +24,8 @@ class Plan:
         steps_per_epoch: optimiser steps.
         accumulate: batches of one step, in every process.
         batch: images of one step, over all processes.
-        save_every: steps between checkpoints, beside those after every epoch; 0 makes no others.
+        save_every: steps between checkpoints; 0 makes one after every epoch instead. Both make one
+            before and after an epoch is scored.
     """
 
     epochs: int

@@ -24,11 +24,12 @@ class StopRequest:
 
     Args:
         speaks: whether this process answers, one of several.
+        when: said of when it will stop.
     """
 
-    def __init__(self, speaks: bool = True) -> None:
+    def __init__(self, speaks: bool = True, when: str = "after this step") -> None:
         self.signal: int | None = None
-        self._speaks, self._since = speaks, 0.0
+        self._speaks, self._when, self._since = speaks, when, 0.0
         for number in SIGNALS:
             asked = number in (signal.SIGINT, signal.SIGTERM)
             if asked or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
@@ -50,6 +51,6 @@ class StopRequest:
                 # A handler may run within any write of the program: not print, and no lock.
                 with contextlib.suppress(OSError):
                     again = "; Ctrl-C again: discard" if number == signal.SIGINT else ""
-                    os.write(2, f"\nstopping after this step and saving{again}\n".encode())
+                    os.write(2, f"\nstopping {self._when} and saving{again}\n".encode())
         elif number == signal.SIGINT and now - self._since > SECOND_THOUGHT:
             raise KeyboardInterrupt

@@ -206,6 +206,26 @@ def highlights(out: Path) -> list[str]:
             told = ", ".join(f"{k} {v:.4g}".strip() for k, v in numbers if v is not None)
             if told:
                 rows.append(f"{name:<12}{case['case']:<32}{key.replace('_', ' ')}: {told}")
+    return rows + program_over_bare(out)
+
+
+def program_over_bare(out: Path) -> list[str]:
+    """tools/train.py over the bare captured loop at batch 16, where both have been measured."""
+    speeds: dict[tuple[str, str], float] = {}
+    for name in ("throughput", "program"):
+        file = out / f"{name}.json"
+        for case in json.loads(file.read_text())["cases"] if file.is_file() else []:
+            value = case.get("images_per_second")
+            if name == "throughput" and isinstance(value, dict) and "bare" in value:
+                value = value["bare"]
+            value = value[-1] if isinstance(value, list) else value
+            if isinstance(value, (int, float)):
+                speeds[name, case["case"]] = value
+    rows = []
+    for (name, case), speed in speeds.items():
+        bare = speeds.get(("throughput", f"{case}, batch 16"))
+        if name == "program" and bare:
+            rows.append(f"{case}: tools/train.py over the bare captured loop {speed / bare:.3f}")
     return rows
 
 

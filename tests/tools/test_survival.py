@@ -89,6 +89,26 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(how, tmp_path, call, 
     out = call("tools/train.py", *words).stdout
     assert re.search(r"warning: .*last\.pt .*damaged.*; going on from .*previous\.pt", out)
     assert not survival.differences(load(tmp_path), load(undisturbed))
+    assert load(tmp_path, "previous.pt")["progress"]["step"] and not leftovers(tmp_path)
+    assert (tmp_path / RUN / "last.pt.damaged").exists()
+
+
+def leftovers(folder):
+    return list((folder / RUN).glob(".*.pt.*"))
+
+
+def test_what_killed_processes_left_is_cleared(tmp_path, call, tiny, undisturbed):
+    shutil.copytree(undisturbed / RUN, tmp_path / RUN)
+    folder = tmp_path / RUN
+    for name in (".last.pt.0a1b2c3d", ".best.pt.00000000", ".previous.pt.ffffffff"):
+        (folder / name).write_bytes(b"half")
+    (folder / "previous.pt").unlink()
+    os.link(folder / "last.pt", folder / "previous.pt")  # killed between two renames
+    words = [*tiny, "TRAIN.END_EPOCH", 5, "OUTPUT_DIR", tmp_path, "TRAIN.RESUME", "True"]
+    call("tools/train.py", *words)
+    assert not leftovers(tmp_path)
+    assert load(tmp_path)["progress"]["epoch"] == 5
+    assert load(tmp_path, "previous.pt")["progress"]["step"] == 15
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path, start, run, tiny):
