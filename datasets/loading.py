@@ -56,9 +56,9 @@ def start_worker(worker: int) -> None:
     # decides when workers end; they must not die before it has finished its step and saved.
     for number in ASKING - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "sigwaitinfo") and hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, lambda *_: None)  # should another thread get it
         threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

@@ -22,7 +22,7 @@ ours = os.environ["RTSEG_ROOT"] + os.sep
 for module, names in {
     os: "fork forkpty setpgid getpgid killpg setsid sched_getaffinity memfd_create "
         "getloadavg mkfifo",
-    signal: "SIGHUP SIGUSR1 SIGUSR2 SIGALRM pthread_sigmask alarm setitimer",
+    signal: "SIGHUP SIGUSR1 SIGUSR2 SIGALRM pthread_sigmask sigwaitinfo alarm setitimer",
 }.items():
     for name in names.split():
         if hasattr(module, name):
