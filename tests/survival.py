@@ -129,13 +129,27 @@ def steps_done(folder: Path) -> int:
     return 0
 
 
+def written(path: Path) -> int:
+    """When a file was written; 0 if there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def kill_at_random(folder: Path, epochs: int, rng: random.Random) -> str:
     """One life that ends at a random moment of training."""
     process = start(folder, epochs)
     for line in process.stdout:
         if "images loaded by" in line:
             break
-    time.sleep(rng.uniform(0, 1.5))
+    # However fast the machine is, a life is a few steps long.
+    last = folder / RUN / "last.pt"
+    for _ in range(rng.randrange(4)):
+        before = written(last)
+        while written(last) == before and process.poll() is None:
+            time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.2))
     process.send_signal(signal.SIGKILL)
     rest = process.communicate()[0]
     assert process.returncode == -signal.SIGKILL, f"the run had ended:\n{rest}"
@@ -179,7 +193,7 @@ def differences(one: dict, two: dict) -> list[str]:
 
 def survive(folder: Path, kills: int, inside: int, seed: int, say=print) -> None:
     """Raises AssertionError where a run does not survive."""
-    rng, epochs = random.Random(seed), 8 + 4 * (kills + inside)
+    rng, epochs = random.Random(seed), 8 + 3 * (kills + inside)
     lives = [kill_at_random] * kills + [kill_inside] * inside
     rng.shuffle(lives)
     before = 0
