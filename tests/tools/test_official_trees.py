@@ -18,7 +18,16 @@ SHORT = "TRAIN.SHORT_SIDE 64 TRAIN.BASE_SIZE 256 TEST.SHORT_SIDE 64 TEST.LONG_SI
 LONG = "TRAIN.BASE_SIZE 96 TEST.PAD True".split()
 
 
-@pytest.mark.parametrize("name", sorted(official_trees.BUILDERS))
+USUAL = ("camvid", "cityscapes")  # the others take the same way, and minutes
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in USUAL else pytest.mark.slow)
+        for name in sorted(official_trees.BUILDERS)
+    ],
+)
 def test_an_official_tree_is_listed_checked_trained_on_and_scored(run, tmp_path, name):
     official_trees.BUILDERS[name](tmp_path)
     out = run("tools/prepare_data.py", name, tmp_path, "--partial").stdout

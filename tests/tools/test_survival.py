@@ -20,6 +20,11 @@ RUN = survival.RUN
 CONFIG = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
 
 
+def slow(value):
+    """A case for `make test-all` only."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def load(folder, name="last.pt"):
     return torch.load(folder / RUN / name, weights_only=True)
 
@@ -53,7 +58,7 @@ def undisturbed(tmp_path_factory, run, tiny):
 
 @pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", *(slow(n) for n in ("SIGHUP", "SIGUSR1"))])
 def test_a_signal_to_every_process_saves_and_ends(name, tmp_path, start, run, tiny, undisturbed):
     """As schedulers do it: the launcher, the trainer and its loader processes all get it."""
     number = getattr(signal, name)
@@ -81,7 +86,7 @@ def damage(path, how):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "a bit"])
+@pytest.mark.parametrize("how", [slow("cut"), slow("empty"), "a bit"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(how, tmp_path, call, tiny, undisturbed):
     shutil.copytree(undisturbed / RUN, tmp_path / RUN)
     damage(tmp_path / RUN / "last.pt", how)

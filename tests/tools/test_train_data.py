@@ -94,7 +94,7 @@ def test_neither_cache_nor_workers_change_a_run(tmp_path, run, arguments):
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("resident", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_device_path_trains_and_resumes_bit_for_bit(tmp_path, start, run, arguments, resident):
     size = "1.0" if resident else "0.0001"
     device = ["TRAIN.AUGMENT_ON", "device", "DATASET.CACHE_GB", size, "TRAIN.COLOR", "True"]
@@ -206,7 +206,7 @@ def test_a_corrupt_image_ends_the_epoch_with_its_name(tmp_path, run, arguments, 
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("where", ["cpu", "device"])
+@pytest.mark.parametrize("where", [pytest.param("cpu", marks=pytest.mark.slow), "device"])
 def test_or_it_is_skipped_and_counted(tmp_path, start, run, arguments, damaged, where):
     skip = ["DATASET.ON_ERROR", "skip", "TRAIN.AUGMENT_ON", where]
     run("tools/train.py", *arguments("skip", *skip))
