@@ -49,6 +49,7 @@ def small(**options) -> SegModel:
     return trained(build_model("lrformer_t", 3, **{**defaults, **options}))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_are_the_published_ones(name):
     with torch.device("meta"):

@@ -47,6 +47,7 @@ def merged(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_are_the_published_ones(name):
     with torch.device("meta"):

@@ -108,6 +108,7 @@ def count_norms(module: nn.Module) -> int:
     return sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
 
 
+@pytest.mark.medium
 def test_gradients_reach_every_parameter(model):
     network = copy.deepcopy(model).train()
     for module in network.modules():

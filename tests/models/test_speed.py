@@ -32,6 +32,7 @@ def test_macs(name):
     assert count_macs(model, (1024, 2048)) / 1e9 == pytest.approx(PUBLISHED_MACS[name], abs=0.006)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["pidnet_s", "rtformer_slim", "rtlinearformer_slim"])
 def test_forms(name):
     """The timed functions give what their names say, equal for the fused and unfused network."""

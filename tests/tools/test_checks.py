@@ -33,6 +33,7 @@ def config(tiny):
     return build
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("batch", [1, 4])

@@ -50,6 +50,7 @@ def test_a_program_ends_with_its_status(root, tmp_path, rest, status, error):
     assert "Traceback" not in found[1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rest", ["int('x')", "raise ValueError('a library')", "{}['x']"])
 def test_a_fault_of_the_program_keeps_its_traceback(root, tmp_path, rest):
     status, error = ended(root, tmp_path, rest, 1, reader=True)
@@ -61,6 +62,7 @@ def test_all_tracebacks_are_there_for_those_who_ask(root, tmp_path):
     assert "Traceback" in ended(root, tmp_path, rest, 1, reader=True)[1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("times", [1, 100_000], ids=["at the end", "on the way"])
 @pytest.mark.parametrize("rest", ["return 3", "raise SystemExit(0)"])  # argparse's --help exits
 def test_a_reader_that_has_gone_ends_it_quietly(root, tmp_path, rest, times):

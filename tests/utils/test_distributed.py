@@ -142,6 +142,7 @@ def test_nobody_is_ended_while_another_still_saves(tmp_path):
     assert (tmp_path / "stopped0").exists()
 
 
+@pytest.mark.medium
 def test_a_process_that_is_killed_is_told(tmp_path):
     process = launcher(tmp_path, "killed", stderr=subprocess.PIPE, text=True)
     assert "process 1 of 2 was ended by signal 9" in process.communicate(timeout=300)[1]

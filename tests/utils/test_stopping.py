@@ -10,6 +10,7 @@ import pytest
 
 from utils.stopping import SIGNALS, stopped
 
+pytestmark = pytest.mark.medium  # every test starts a process
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import signal, sys, time
