@@ -6,7 +6,6 @@ from yacs.config import CfgNode
 def defaults() -> CfgNode:
     """A fresh, unfrozen node."""
     c = CfgNode()
-
     c.OUTPUT_DIR = "output"  # runs go to OUTPUT_DIR/<dataset>/<config stem>/
     c.GPUS = ()  # CUDA device numbers, one process each; () is GPU 0 if there is one, else the CPU
     c.WORKERS = 4  # loader processes per training process (on the CPU fewer); 0 loads in it
@@ -14,83 +13,103 @@ def defaults() -> CfgNode:
     c.CUDNN_BENCHMARK = True  # let cuDNN time its algorithms; False with CUDNN_DETERMINISTIC
     c.CUDNN_DETERMINISTIC = False  # only deterministic kernels (slower)
     c.TF32 = True  # float32 convolutions and products may run as TF32 on the GPU
+    c.DATASET = _dataset()
+    c.MODEL = _model()
+    c.LOSS = _loss()
+    c.TRAIN = _train()
+    c.TEST = _test()
+    return c
 
-    c.DATASET = CfgNode()
-    c.DATASET.DATASET = "cityscapes"  # a name of datasets.list_datasets(), or a .yaml file
-    c.DATASET.ROOT = "data/"  # holds <dataset>/ and list/<dataset>/
-    c.DATASET.TRAIN_SET = "list/cityscapes/train.lst"  # relative to ROOT; synthetic: "first:last"
-    c.DATASET.TEST_SET = "list/cityscapes/val.lst"  # evaluated; synthetic: "first:last"
-    c.DATASET.LABELS = ""  # how label files spell classes; "" is the dataset's published encoding
-    c.DATASET.SIZE = (480, 360)  # synthetic only: width, height of the drawn scenes
-    c.DATASET.CACHE = "none"  # decoded training images kept: none | ram | disk
-    c.DATASET.CACHE_GB = 16.0  # its limit and that of AUGMENT_ON device, 10^9 bytes (ram: each GPU)
-    c.DATASET.CACHE_DIR = ""  # folder of CACHE disk, outlives the run; "" is OUTPUT_DIR/cache
-    c.DATASET.ON_ERROR = "stop"  # bad training image or label: stop | skip (take another, count it)
-    c.DATASET.REPEATED_LINES = False  # lines of TRAIN_SET may stand there several times
-    c.DATASET.CLASS_WEIGHTS = True  # weigh classes in the loss where the dataset states weights
 
-    c.MODEL = CfgNode()
-    c.MODEL.NAME = "rtlinearformer_base"  # a name of models.list_models()
-    c.MODEL.OPTIONS = CfgNode(new_allowed=True)  # constructor options that differ from the name's
-    c.MODEL.PRETRAINED = ""  # weights to start from; "" is random initialisation
-    c.MODEL.RESET = ()  # submodules that PRETRAINED need not fill, such as ("head", "aux_head")
+def _dataset() -> CfgNode:
+    c = CfgNode()
+    c.DATASET = "cityscapes"  # a name of datasets.list_datasets(), or a .yaml file
+    c.ROOT = "data/"  # holds <dataset>/ and list/<dataset>/
+    c.TRAIN_SET = "list/cityscapes/train.lst"  # relative to ROOT; synthetic: "first:last"
+    c.TEST_SET = "list/cityscapes/val.lst"  # evaluated; synthetic: "first:last"
+    c.LABELS = ""  # how label files spell classes; "" is the dataset's published encoding
+    c.SIZE = (480, 360)  # synthetic only: width, height of the drawn scenes
+    c.CACHE = "none"  # decoded training images kept: none | ram | disk
+    c.CACHE_GB = 16.0  # its limit and that of AUGMENT_ON device, 10^9 bytes (ram: each GPU)
+    c.CACHE_DIR = ""  # folder of CACHE disk, outlives the run; "" is OUTPUT_DIR/cache
+    c.ON_ERROR = "stop"  # bad training image or label: stop | skip (take another, count it)
+    c.REPEATED_LINES = False  # lines of TRAIN_SET may stand there several times
+    c.CLASS_WEIGHTS = True  # weigh classes in the loss where the dataset states weights
+    return c
 
-    c.LOSS = CfgNode()
-    c.LOSS.NAME = "ce"  # of the main head: ce | ohem
-    c.LOSS.OHEM_THRESHOLD = 0.9  # pixels whose true class is likelier than this are easy
-    c.LOSS.OHEM_MIN_KEPT = 131072  # hard pixels kept at least, per process and step
-    c.LOSS.AUX_WEIGHTS = ()  # of each auxiliary head; () is 0.4 for every one
-    c.LOSS.AUX_NAME = "ce"  # of the auxiliary heads: ce | ohem
-    c.LOSS.AUX_OVER_ALL_PIXELS = False  # PIDNet: auxiliary mean over ignored pixels too
-    c.LOSS.BOUNDARY_WEIGHT = 20.0  # of the boundary head, for networks that have one
-    c.LOSS.BOUNDARY_AWARE_WEIGHT = 1.0  # of the main loss on predicted boundaries (PIDNet, eq. 2)
 
-    c.TRAIN = CfgNode()
-    c.TRAIN.IMAGE_SIZE = (1024, 1024)  # crop: width, height in pixels
-    c.TRAIN.BATCH_SIZE_PER_GPU = 6  # crops per process and forward pass
-    c.TRAIN.ACCUMULATE = 1  # forward passes per optimiser step
-    c.TRAIN.END_EPOCH = 484  # epochs in all
-    c.TRAIN.RESUME = False  # continue from last.pt of the run folder if it is there
-    c.TRAIN.OPTIMIZER = "sgd"  # sgd | adamw
-    c.TRAIN.LR = 0.01  # learning rate after warm-up
-    c.TRAIN.END_LR = 0.0  # learning rate at the last step
-    c.TRAIN.POWER = 0.9  # of the polynomial decay
-    c.TRAIN.WARMUP_STEPS = 0  # optimiser steps of linear warm-up
-    c.TRAIN.WARMUP_LR = 1e-6  # learning rate at step 0 of the warm-up
-    c.TRAIN.MOMENTUM = 0.9  # sgd only
-    c.TRAIN.WD = 0.0005  # weight decay
-    c.TRAIN.WD_ON_NORM = True  # weight decay on biases and norm parameters too
-    c.TRAIN.CLIP_GRAD = 0.0  # largest gradient norm; 0 does not clip
-    c.TRAIN.PRECISION = "auto"  # auto | fp32 | bf16 | fp16; auto is bf16 where it is fast
-    c.TRAIN.EMA = 0.999  # decay of the weights' average, which is scored and kept; 0 is off
-    c.TRAIN.CAPTURE = "auto"  # auto | on | off: record the step as a CUDA graph and replay it
-    c.TRAIN.CHANNELS_LAST = True  # NHWC memory format
-    c.TRAIN.SYNC_BN = True  # batch statistics over all processes
-    c.TRAIN.SAVE_EVERY = 0  # steps between checkpoints; 0 makes them after every epoch
-    c.TRAIN.LOG_EVERY = 10  # steps between looks at what the device has computed
-    c.TRAIN.EVAL_AS_TEST = False  # score with TEST.FLIP_TEST and TEST.SCALES during training too
-    c.TRAIN.EVAL_EVERY = 1  # epochs between evaluations; the last epoch is always evaluated
-    c.TRAIN.AUGMENT_ON = "cpu"  # cpu: in loader processes | device: whole batches where it trains
-    c.TRAIN.BASE_SIZE = 0  # pixels of the long side at scale 1; 0 is each image's own
-    c.TRAIN.SHORT_SIDE = 0  # pixels of the short side at scale 1, BASE_SIZE bounding the long one
-    c.TRAIN.SCALE_RANGE = (0.5, 2.0)  # random scaling, factor of the image size
-    c.TRAIN.SCALE_STEP = 0.0  # 0 draws the factor continuously, else from this grid
-    c.TRAIN.FLIP = True  # mirror every second crop
-    c.TRAIN.COLOR = False  # random brightness, contrast, saturation and hue
-    c.TRAIN.PAD_VALUE = 0.0  # grey level (0..255) that fills a crop beyond the image
+def _model() -> CfgNode:
+    c = CfgNode()
+    c.NAME = "rtlinearformer_base"  # a name of models.list_models()
+    c.OPTIONS = CfgNode(new_allowed=True)  # constructor options that differ from the name's
+    c.PRETRAINED = ""  # weights to start from; "" is random initialisation
+    c.RESET = ()  # submodules that PRETRAINED need not fill, such as ("head", "aux_head")
+    return c
 
-    c.TEST = CfgNode()
-    c.TEST.MODEL_FILE = ""  # weights to evaluate; "" is best.pt of the run folder
-    c.TEST.BATCH_SIZE_PER_GPU = 1  # images per forward pass
-    c.TEST.PRECISION = "fp32"  # auto | fp32 | bf16 | fp16; auto is bf16 where it is fast
-    c.TEST.SHORT_SIDE = 0  # pixels that the short side is scaled to, ratio kept; 0 leaves it
-    c.TEST.LONG_SIDE = 0  # the long side is scaled to at most this; 0 has no bound
-    c.TEST.SIZE_DIVISOR = 1  # scaled sides are stretched up to a multiple of this
-    c.TEST.FLIP_TEST = False  # average with the mirrored image
-    c.TEST.SCALES = (1.0,)  # average over these image scales
-    c.TEST.SLIDE = ()  # (width, height) of a sliding window; () is the whole image
-    c.TEST.STRIDE = ()  # (width, height) between windows; () is two thirds of the window
-    c.TEST.PAD = False  # pad images to the size that the network can take
-    c.TEST.OVERLAYS = 4  # pictures (image, truth, prediction) written by an evaluation
-    c.TEST.SUBMISSION = False  # write label images in the test server's ids
+
+def _loss() -> CfgNode:
+    c = CfgNode()
+    c.NAME = "ce"  # of the main head: ce | ohem
+    c.OHEM_THRESHOLD = 0.9  # pixels whose true class is likelier than this are easy
+    c.OHEM_MIN_KEPT = 131072  # hard pixels kept at least, per process and step
+    c.AUX_WEIGHTS = ()  # of each auxiliary head; () is 0.4 for every one
+    c.AUX_NAME = "ce"  # of the auxiliary heads: ce | ohem
+    c.AUX_OVER_ALL_PIXELS = False  # PIDNet: auxiliary mean over ignored pixels too
+    c.BOUNDARY_WEIGHT = 20.0  # of the boundary head, for networks that have one
+    c.BOUNDARY_AWARE_WEIGHT = 1.0  # of the main loss on predicted boundaries (PIDNet, eq. 2)
+    return c
+
+
+def _train() -> CfgNode:
+    c = CfgNode()
+    c.IMAGE_SIZE = (1024, 1024)  # crop: width, height in pixels
+    c.BATCH_SIZE_PER_GPU = 6  # crops per process and forward pass
+    c.ACCUMULATE = 1  # forward passes per optimiser step
+    c.END_EPOCH = 484  # epochs in all
+    c.RESUME = False  # continue from last.pt of the run folder if it is there
+    c.OPTIMIZER = "sgd"  # sgd | adamw
+    c.LR = 0.01  # learning rate after warm-up
+    c.END_LR = 0.0  # learning rate at the last step
+    c.POWER = 0.9  # of the polynomial decay
+    c.WARMUP_STEPS = 0  # optimiser steps of linear warm-up
+    c.WARMUP_LR = 1e-6  # learning rate at step 0 of the warm-up
+    c.MOMENTUM = 0.9  # sgd only
+    c.WD = 0.0005  # weight decay
+    c.WD_ON_NORM = True  # weight decay on biases and norm parameters too
+    c.CLIP_GRAD = 0.0  # largest gradient norm; 0 does not clip
+    c.PRECISION = "auto"  # auto | fp32 | bf16 | fp16; auto is bf16 where it is fast
+    c.EMA = 0.999  # decay of the weights' average, which is scored and kept; 0 is off
+    c.CAPTURE = "auto"  # auto | on | off: record the step as a CUDA graph and replay it
+    c.CHANNELS_LAST = True  # NHWC memory format
+    c.SYNC_BN = True  # batch statistics over all processes
+    c.SAVE_EVERY = 0  # steps between checkpoints; 0 makes them after every epoch
+    c.LOG_EVERY = 10  # steps between looks at what the device has computed
+    c.EVAL_AS_TEST = False  # score with TEST.FLIP_TEST and TEST.SCALES during training too
+    c.EVAL_EVERY = 1  # epochs between evaluations; the last epoch is always evaluated
+    c.AUGMENT_ON = "cpu"  # cpu: in loader processes | device: whole batches where it trains
+    c.BASE_SIZE = 0  # pixels of the long side at scale 1; 0 is each image's own
+    c.SHORT_SIDE = 0  # pixels of the short side at scale 1, BASE_SIZE bounding the long one
+    c.SCALE_RANGE = (0.5, 2.0)  # random scaling, factor of the image size
+    c.SCALE_STEP = 0.0  # 0 draws the factor continuously, else from this grid
+    c.FLIP = True  # mirror every second crop
+    c.COLOR = False  # random brightness, contrast, saturation and hue
+    c.PAD_VALUE = 0.0  # grey level (0..255) that fills a crop beyond the image
+    return c
+
+
+def _test() -> CfgNode:
+    c = CfgNode()
+    c.MODEL_FILE = ""  # weights to evaluate; "" is best.pt of the run folder
+    c.BATCH_SIZE_PER_GPU = 1  # images per forward pass
+    c.PRECISION = "fp32"  # auto | fp32 | bf16 | fp16; auto is bf16 where it is fast
+    c.SHORT_SIDE = 0  # pixels that the short side is scaled to, ratio kept; 0 leaves it
+    c.LONG_SIDE = 0  # the long side is scaled to at most this; 0 has no bound
+    c.SIZE_DIVISOR = 1  # scaled sides are stretched up to a multiple of this
+    c.FLIP_TEST = False  # average with the mirrored image
+    c.SCALES = (1.0,)  # average over these image scales
+    c.SLIDE = ()  # (width, height) of a sliding window; () is the whole image
+    c.STRIDE = ()  # (width, height) between windows; () is two thirds of the window
+    c.PAD = False  # pad images to the size that the network can take
+    c.OVERLAYS = 4  # pictures (image, truth, prediction) written by an evaluation
+    c.SUBMISSION = False  # write label images in the test server's ids
     return c

@@ -1,6 +1,8 @@
 """What the values of a configuration must be, whatever it is used for."""
 
+import functools
 import math
+import operator
 import os
 from typing import Any
 
@@ -19,6 +21,21 @@ PATHS = (  # settings that name files or folders
     "MODEL.PRETRAINED",
     "TEST.MODEL_FILE",
 )
+NOT_NEGATIVE = (
+    "WORKERS",
+    "TEST.OVERLAYS",
+    "TRAIN.WARMUP_STEPS",
+    "TRAIN.SAVE_EVERY",
+    "TRAIN.WD",
+    "TRAIN.CLIP_GRAD",
+    "TRAIN.BASE_SIZE",
+    "TRAIN.SHORT_SIDE",
+    "TEST.SHORT_SIDE",
+    "TEST.LONG_SIDE",
+    "TRAIN.SCALE_STEP",
+    "LOSS.BOUNDARY_WEIGHT",
+    "LOSS.BOUNDARY_AWARE_WEIGHT",
+)
 
 
 def expand_paths(c: CfgNode, origins: dict[str, str]) -> None:
@@ -32,6 +49,10 @@ def expand_paths(c: CfgNode, origins: dict[str, str]) -> None:
             not path.startswith("~"), key, path, "a path whose ~ is a home folder (./~ is none)"
         )
         node[name] = path
+
+
+def _value(c: CfgNode, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), c)
 
 
 def is_option(value: Any) -> bool:
@@ -88,22 +109,8 @@ def check(c: CfgNode, origins: dict[str, str]) -> None:
         positive(f"TRAIN.{name}", c.TRAIN[name])
     positive("TEST.BATCH_SIZE_PER_GPU", c.TEST.BATCH_SIZE_PER_GPU)
     positive("TEST.SIZE_DIVISOR", c.TEST.SIZE_DIVISOR)
-    for key, value in (
-        ("WORKERS", c.WORKERS),
-        ("TEST.OVERLAYS", c.TEST.OVERLAYS),
-        ("TRAIN.WARMUP_STEPS", c.TRAIN.WARMUP_STEPS),
-        ("TRAIN.SAVE_EVERY", c.TRAIN.SAVE_EVERY),
-        ("TRAIN.WD", c.TRAIN.WD),
-        ("TRAIN.CLIP_GRAD", c.TRAIN.CLIP_GRAD),
-        ("TRAIN.BASE_SIZE", c.TRAIN.BASE_SIZE),
-        ("TRAIN.SHORT_SIDE", c.TRAIN.SHORT_SIDE),
-        ("TEST.SHORT_SIDE", c.TEST.SHORT_SIDE),
-        ("TEST.LONG_SIDE", c.TEST.LONG_SIDE),
-        ("TRAIN.SCALE_STEP", c.TRAIN.SCALE_STEP),
-        ("LOSS.BOUNDARY_WEIGHT", c.LOSS.BOUNDARY_WEIGHT),
-        ("LOSS.BOUNDARY_AWARE_WEIGHT", c.LOSS.BOUNDARY_AWARE_WEIGHT),
-    ):
-        positive(key, value, 0)
+    for key in NOT_NEGATIVE:
+        positive(key, _value(c, key), 0)
     need(0 <= c.SEED < 2**63, "SEED", c.SEED, f"0 to {2**63 - 1}")
     need(c.TRAIN.LR > 0, "TRAIN.LR", c.TRAIN.LR, "above 0")
     threshold = c.LOSS.OHEM_THRESHOLD

@@ -41,6 +41,7 @@ from configs import get_config
 from configs.arguments import parse_arguments
 from configs.loader import run_folder
 from datasets import SceneDataset, get_meta, make_loader, quick_check
+from models import SegModel
 from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
 from utils.errors import InputError
@@ -87,16 +88,7 @@ def main() -> int:
         batch_size=config.TEST.BATCH_SIZE_PER_GPU,
         workers=share_cores(config.WORKERS, world),
     )
-    record = {
-        "command": ["python", "tools/eval.py", *sys.argv[1:]],
-        "config": shlex.join(args.cfg),
-        "architecture": model.architecture,
-        "images": len(dataset),
-        "weights": str(path),
-        "weights_sha256": sha256(path),
-        **conditions(config, views, precision),
-        "environment": environment(world.device),
-    }
+    record = describe(args, config, model, dataset, path, views, precision)
     name = record_name(config, get_config(args.cfg), folder)
     name = name_of_its_own(folder, name, record)
     writer = PictureWriter(config, dataset, folder, name)
@@ -125,6 +117,28 @@ def main() -> int:
     write_json(folder / f"eval_{name}.json", record)
     print(f"record {folder / f'eval_{name}.json'}; pictures {writer.report()}")
     return 0
+
+
+def describe(
+    args: argparse.Namespace,
+    config: CfgNode,
+    model: SegModel,
+    dataset: SceneDataset,
+    weights: Path,
+    views: dict[str, Any],
+    precision: Precision,
+) -> dict[str, Any]:
+    """What a record says beside the scores."""
+    return {
+        "command": ["python", "tools/eval.py", *sys.argv[1:]],
+        "config": shlex.join(args.cfg),
+        "architecture": model.architecture,
+        "images": len(dataset),
+        "weights": str(weights),
+        "weights_sha256": sha256(weights),
+        **conditions(config, views, precision),
+        "environment": environment(precision.device),
+    }
 
 
 def conditions(config: CfgNode, views: dict[str, Any], precision: Precision) -> dict[str, Any]:

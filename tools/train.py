@@ -12,6 +12,7 @@ save and end; TRAIN.RESUME True goes on from there, also after a crash.
 import argparse
 import datetime
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,13 @@ def main() -> int:
 
     while not run.finished:
         loaders.start_at(run)
-        scores = None
-        if train_one_epoch(run, step, loaders.train, log, lambda: save(job, run, world)):
-            scores = score(job, run, loaders, world, stop)
+        if not train_one_epoch(run, step, loaders.train, log, lambda: save(job, run, world)):
+            break
+        began = time.perf_counter()
+        scores = score(job, run, loaders, world, stop)
         if scores is None:
             break
-        close_epoch(job, run, scores, world, log)
+        close_epoch(job, run, scores, time.perf_counter() - began, world, log)
         if run.progress.epoch == 1 and (cached := loaders.cached()):
             log.info(cached)
 
@@ -173,9 +175,14 @@ def score(
 
 
 def close_epoch(
-    job: Job, run: Run, scores: dict[str, ConfusionMatrix], world: World, log: RunLog
+    job: Job,
+    run: Run,
+    scores: dict[str, ConfusionMatrix],
+    seconds: float,
+    world: World,
+    log: RunLog,
 ) -> None:
-    """Record, say and save what an epoch has brought."""
+    """Record, say and save what an epoch has brought; its scores took `seconds`, saving included."""
     plan, progress, epoch = run.plan, run.progress, run.progress.epoch + 1
     confusion = next(iter(scores.values()), None)
     result = {} if confusion is None else summary(confusion)
@@ -192,7 +199,7 @@ def close_epoch(
         "skipped": progress.skipped,
         "unreadable": progress.unreadable,
         **result,
-        **({"eval_seconds": confusion.seconds} if confusion is not None else {}),
+        **({"eval_seconds": seconds} if scores else {}),
         **{f"{name}_miou": summary(c)["miou"] for name, c in scores.items() if len(scores) > 1},
     }
     log.metrics(record)

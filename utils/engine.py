@@ -141,7 +141,7 @@ def evaluate(
     Returns:
         None if a signal asked some process to stop before the end.
     """
-    counts, began = {name: make_confusion() for name in networks}, time.perf_counter()
+    counts = {name: make_confusion() for name in networks}
     bar = tqdm(loader, desc="evaluate", disable=None if world.is_main else True, leave=False)
     for batch in bar:
         if stop():
@@ -161,5 +161,4 @@ def evaluate(
         return None
     for confusion in counts.values():
         confusion.reduce()
-        confusion.seconds = time.perf_counter() - began
     return counts

@@ -45,7 +45,6 @@ class ConfusionMatrix:
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=home)
         self._wrong = torch.zeros((), dtype=torch.int64, device=home)
         self._reduced = False
-        self.seconds = 0.0  # that the evaluation has taken, for those who tell
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count a batch, on the device that holds it.

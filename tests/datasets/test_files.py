@@ -171,11 +171,14 @@ def test_an_exr_that_opencv_decodes_is_refused_by_its_numbers(tmp_path, monkeypa
         read_image(tmp_path / "a.exr", "a.exr")
 
 
-@pytest.mark.parametrize("suffix", [".ppm", ".pam", ".ras", ".tif", ".png", ".avif"])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        *((suffix, np.uint8) for suffix in (".ppm", ".pam", ".ras", ".tif", ".png", ".avif")),
+        *((suffix, np.uint16) for suffix in (".ppm", ".tif", ".png")),  # OpenCV writes no others
+    ],
+)
 def test_numbers_of_photographs_are_read_in_every_container(tmp_path, suffix, kind):
-    if kind == np.uint16 and suffix in (".pam", ".ras", ".avif"):
-        pytest.skip("OpenCV writes 8 bits only")
     flat = np.full((20, 30, 3), 120, np.uint8)
     data = encoded(flat if kind == np.uint8 else flat.astype(kind) << 8, suffix)
     (tmp_path / "a").write_bytes(data)

@@ -33,8 +33,22 @@ from utils.distributed import World, end_world, init_world, set_tf32
 from utils.metrics import ConfusionMatrix
 
 CPU = torch.device("cpu")
-LOGITS = 1e-3  # largest difference of logits over the largest logit, float32 without TF32
-GRADIENTS = 1e-4  # relative difference of all gradients, by Euclidean norm, and of the loss
+# What CUDA may differ from the CPU by, and why:
+# Logits over the largest one, float32 without TF32: other kernels add in another order, through up
+# to a hundred layers; between two kinds of CPU that is UNSTATED_NOISE in utils/parity.py.
+LOGITS = 1e-3
+# All gradients, by Euclidean norm, and the loss. In float64 only an operation that CUDA does
+# otherwise differs more; in float32 batches of two images amplify rounding.
+GRADIENTS = 1e-4
+GRADIENTS_FLOAT32 = 1e-2
+# OHEM in float32: the same pixels are kept, or the gradient would differ by 1e-2; the rest is the
+# rounding of exponentials.
+OHEM = 1e-4
+# Grey levels of a pixel: as the two CPU paths may differ (tests/datasets/test_device.py), which
+# round once more or less; their mean is far smaller, since most pixels are equal.
+LEVELS, MEAN_LEVELS = 1.6, 0.05
+# Share of label pixels: sampling positions that lie between two pixels round either way.
+LABELS = 1e-3
 LEVEL = 1 / (0.224 * 255)  # one grey level of a normalised image, of the least deviation
 
 
@@ -88,7 +102,7 @@ def network(name: str, device: torch.device) -> dict[str, float]:
     told["loss"] = abs(losses[1] / losses[0] - 1)
     told |= distance(gradients[1], gradients[0])
     assert told["logits"] <= LOGITS, told
-    limit = GRADIENTS if exact else 100 * GRADIENTS
+    limit = GRADIENTS if exact else GRADIENTS_FLOAT32
     assert told["loss"] <= limit and told["gradients"] <= limit, told
     return told
 
@@ -148,7 +162,7 @@ def ohem(device: torch.device) -> dict[str, float]:
         gap = abs(results[1][0] - results[0][0]) / max(abs(results[0][0]), 1e-9)
         gradient = float((results[1][1] - results[0][1]).norm() / results[0][1].norm().clamp(1e-9))
         told[name] = max(gap, gradient)
-        assert told[name] <= 1e-4, (name, gap, gradient)
+        assert told[name] <= OHEM, (name, gap, gradient)
     return told
 
 
@@ -169,8 +183,8 @@ def augmentation(device: torch.device, limit: float) -> dict[str, float]:
         for key in ("label", "boundary"):
             share = float((two[key].cpu() != one[key]).float().mean())
             worst[key] = max(worst[key], share)
-    assert worst["levels"] <= 1.6 and worst["mean levels"] <= 0.05, worst
-    assert worst["label"] <= 1e-3 and worst["boundary"] <= 1e-3, worst
+    assert worst["levels"] <= LEVELS and worst["mean levels"] <= MEAN_LEVELS, worst
+    assert worst["label"] <= LABELS and worst["boundary"] <= LABELS, worst
     return worst
 
 
@@ -178,7 +192,7 @@ def timing(device: torch.device) -> dict[str, float]:
     """The clock and the memory count that records rest on."""
     image = torch.randn(1024, 1024, device=device)
     result = measure(lambda: image @ image, device=device, warmup_seconds=0.1, min_seconds=0.1)
-    assert 0 < result["p10_ms"] <= result["median_ms"] <= result["p90_ms"]
+    assert result["p10_ms"] <= result["median_ms"] <= result["p90_ms"]  # an order, not a speed
     peak = peak_memory(lambda: image @ image, device)
     assert peak["bytes"] >= 2 * image.numel() * 4
     return {"median_ms": result["median_ms"], "bytes": peak["bytes"]}

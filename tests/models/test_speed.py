@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import build_model, fuse
-from utils.benchmark import count_macs, count_parameters
+from utils.benchmark import count_macs, count_parameters, time_ratio
 
 speed = importlib.import_module("models.speed.speed")
 
@@ -85,7 +85,11 @@ def test_record(tmp_path, monkeypatch, capsys):
         assert 0 < times["p10_ms"] <= times["median_ms"] <= times["p90_ms"]
         assert times["fps"] == pytest.approx(2000 / times["median_ms"])
         assert len(times["round_ms"]) == speed.ROUNDS
-    assert record["time_ratios"]["logits / unfused logits"]["median"] > 0
+    names = {f"{line.split()[-1]} / {line}" for line in record["lines"] if line not in own}
+    assert record["time_ratios"].keys() == names
+    for name, ratio in record["time_ratios"].items():
+        one, other = (record["lines"][line] for line in name.split(" / "))
+        assert ratio == pytest.approx(time_ratio(one, other)), name
     assert record["input"] == [2, 3, 64, 128] and record["precision"] == "bf16"
     assert record["memory_format"] == "channels_last" and record["device"] == "cpu"
     assert record["environment"]["cpu_threads"] == 1 and record["environment"]["torch"]

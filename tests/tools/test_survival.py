@@ -9,15 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import survival
 import torch
+from processes import wait_for
 
 RUN = survival.RUN
-CONFIG = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
 
 
 def slow(value):
@@ -27,14 +26,6 @@ def slow(value):
 
 def load(folder, name="last.pt"):
     return torch.load(folder / RUN / name, weights_only=True)
-
-
-def wait_for(condition, process, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
 
 
 def children(pid):
@@ -154,7 +145,7 @@ def test_several_views_are_for_those_who_ask(tmp_path, call, tiny):
     assert scores[0] != scores[1]
 
 
-def test_an_error_while_scoring_loses_no_trained_epoch(tmp_path, run, tiny, monkeypatch):
+def test_an_error_while_scoring_loses_no_trained_epoch(tmp_path, run, tiny):
     broken = (
         "import runpy, sys; sys.path[:0] = ['.', 'tools']; import utils.engine as e\n"
         "def fail(*_, **__): raise OSError('an image of the test list is gone')\n"

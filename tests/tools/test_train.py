@@ -4,12 +4,12 @@ import json
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from checks import check_network
+from processes import wait_for
 
 from configs import get_config
 from datasets import get_meta
@@ -294,11 +294,3 @@ def test_a_run_cannot_change_its_shape_on_the_way(changed, tmp_path, run, tiny, 
     resume = ["OUTPUT_DIR", tmp_path, "TRAIN.RESUME", "True"]
     done = run("tools/train.py", *tiny, *resume, *changed, status=2)
     assert re.fullmatch(rf"error: .*last\.pt is a run with {changed[0]} .*\n", done.stderr)
-
-
-def wait_for(condition, process, seconds=600):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)

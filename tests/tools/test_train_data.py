@@ -13,6 +13,7 @@ import pytest
 import torch
 from builders import build_dataset, held_out_list
 from checks import advice
+from processes import wait_for
 
 from configs import get_config
 from datasets import get_meta
@@ -73,14 +74,6 @@ def assert_same_run(one, two):
     assert [{k: v for k, v in r.items() if k not in clock} for r in metrics(one)] == [
         {k: v for k, v in r.items() if k not in clock} for r in metrics(two)
     ]
-
-
-def wait_for(condition, process, seconds=600):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
 
 
 def test_neither_cache_nor_workers_change_a_run(tmp_path, run, arguments):
