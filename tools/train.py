@@ -182,7 +182,7 @@ def close_epoch(
     world: World,
     log: RunLog,
 ) -> None:
-    """Record, say and save what an epoch has brought; its scores took `seconds`, saving included."""
+    """Record, say and save what an epoch has brought; scoring took `seconds`, with saving."""
     plan, progress, epoch = run.plan, run.progress, run.progress.epoch + 1
     confusion = next(iter(scores.values()), None)
     result = {} if confusion is None else summary(confusion)

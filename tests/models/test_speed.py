@@ -87,9 +87,9 @@ def test_record(tmp_path, monkeypatch, capsys):
         assert len(times["round_ms"]) == speed.ROUNDS
     names = {f"{line.split()[-1]} / {line}" for line in record["lines"] if line not in own}
     assert record["time_ratios"].keys() == names
-    for name, ratio in record["time_ratios"].items():
-        one, other = (record["lines"][line] for line in name.split(" / "))
-        assert ratio == pytest.approx(time_ratio(one, other)), name
+    for pair, ratio in record["time_ratios"].items():
+        one, other = (record["lines"][line] for line in pair.split(" / "))
+        assert ratio == pytest.approx(time_ratio(one, other)), pair
     assert record["input"] == [2, 3, 64, 128] and record["precision"] == "bf16"
     assert record["memory_format"] == "channels_last" and record["device"] == "cpu"
     assert record["environment"]["cpu_threads"] == 1 and record["environment"]["torch"]
