@@ -1,8 +1,11 @@
-"""Waiting for what other processes do."""
+"""Waiting for what other processes do, and a disk that is full for this one."""
 
+import contextlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import pytest
 
 
 def wait_for(
@@ -14,3 +17,15 @@ def wait_for(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Inside, no file can grow beyond `size` bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

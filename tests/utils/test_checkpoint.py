@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import small_files
 
 from models.weights import read_checkpoint
 from utils.checkpoint import (
@@ -64,16 +65,11 @@ def test_round_trip(tmp_path):
 
 
 def test_a_checkpoint_that_finds_no_room_leaves_the_earlier_one_and_nothing_else(tmp_path):
-    resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
     path = tmp_path / "last.pt"
     save_checkpoint(path, CONTENT)
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(StorageError, match=r"last.pt cannot .*needs 0.4 MB, .* is unchanged"):
-            save_checkpoint(path, CONTENT | {"model": {"w": torch.zeros(100_000)}})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before, words = path.read_bytes(), r"last.pt cannot .*needs 0.4 MB, .* is unchanged"
+    with small_files(10_000), pytest.raises(StorageError, match=words):
+        save_checkpoint(path, CONTENT | {"model": {"w": torch.zeros(100_000)}})
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 

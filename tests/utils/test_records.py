@@ -1,6 +1,5 @@
 """Records are written whole and say what they were measured on."""
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -13,6 +12,7 @@ import subprocess
 from collections import namedtuple
 
 import pytest
+from processes import small_files
 
 from utils.records import (
     StorageError,
@@ -25,20 +25,7 @@ from utils.records import (
     write_json,
 )
 
-resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
-
-SMALL = 4096  # bytes that a file may have in `limited`
-
-
-@contextlib.contextmanager
-def limited():
-    """Inside, no file can grow beyond SMALL bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+SMALL = 4096  # bytes that a file may have in the tests
 
 
 @pytest.fixture
@@ -95,7 +82,7 @@ def test_a_file_that_cannot_grow_says_size_and_what_is_whole(tmp_path, earlier):
     if earlier:
         path.write_bytes(earlier)
     kept = "the file that was there is unchanged" if earlier else "nothing was written"
-    with limited(), pytest.raises(StorageError) as caught:
+    with small_files(SMALL), pytest.raises(StorageError) as caught:
         atomic_write(path, bytes(200_000))
     words = rf"{re.escape(str(path))} cannot be written: File too large; it needs 0\.2 MB, "
     assert re.fullmatch(rf"{words}[\d.]+ MB are free there; {kept}", str(caught.value))
