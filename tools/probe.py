@@ -1,18 +1,19 @@
 """A few steps before a long run: memory, speed, hours, and the largest batch that fits."""
 
-import contextlib
 import datetime
 import itertools
-import sys
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from builders import count
 from training import Job, build_loaders, build_run, build_step
 
 from datasets.machine import free_memory
-from utils.distributed import World, choose_device, has_mps, is_launched, world_size
+from utils.benchmark import peak_memory
+from utils.distributed import init_world, is_launched, world_size
 from utils.engine import groups_of
 from utils.errors import InputError
 from utils.run_state import Run
@@ -30,13 +31,14 @@ def probe(job: Job) -> int:
     if is_launched():
         raise InputError("--probe runs in one process; start it without torchrun or srun")
     config, plan = job.config, job.plan
-    index = config.GPUS[0] if config.GPUS else 0
-    device = choose_device(index, cuda=torch.cuda.is_available(), mps=has_mps())
-    world, processes = World(0, 1, device), world_size(config.GPUS)
+    world, processes = init_world(config.GPUS[:1]), world_size(config.GPUS)
+    device = world.device
     loaders = build_loaders(config, job.train_set, job.test_set, world)
     run = build_run(config, job.model, job.meta, plan, world)
     step = build_step(config, run, job.criterion, world, lambda: False, print)
-    seconds, fixed = _train(run, step, loaders.train)
+    told: list[Any] = []
+    peak = peak_memory(lambda: told.extend(_train(run, step, loaders.train)), device)["bytes"]
+    seconds, held = told
     local = plan.batch // processes
     speed = local / seconds * processes
     print(
@@ -45,12 +47,11 @@ def probe(job: Job) -> int:
     )
     hours = datetime.timedelta(seconds=round(plan.steps * plan.batch / speed))
     print(f"{count(plan.steps, 'step')} take {hours} (h:min:s) beside evaluations")
-    peak, room = _memory(device, peak=True), _room(device)
-    if peak is None or fixed is None or peak <= fixed:
+    if peak is None or held is None or peak <= held:
         print("how much memory a step takes cannot be told here")
         return 0
-    each = (peak - fixed) / config.TRAIN.BATCH_SIZE_PER_GPU
-    largest = max(1, int((USABLE * room - fixed) / each))
+    each, room = (peak - held) / config.TRAIN.BATCH_SIZE_PER_GPU, _room(device, held)
+    largest = max(1, int((USABLE * room - held) / each))
     print(
         f"{peak / 1e9:.2f} GB of {room / 1e9:.2f} GB taken at most, about {each / 1e9:.3f} GB per "
         f"image; a batch of about {largest} would fit"
@@ -82,31 +83,26 @@ def _train(run: Run, step: Step, batches: object) -> tuple[float, int | None]:
         step(run, group)
         if index == 0:
             step.collect(wait=True)
-            fixed = _memory(step.world.device)
+            held = _held(step.world.device)
     step.collect(wait=True)
     if step.world.device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - began) / timed, fixed
+    return (time.perf_counter() - began) / timed, held
 
 
-def _memory(device: torch.device, *, peak: bool = False) -> int | None:
-    """Bytes taken, now or at most so far; of this process where `device` is the CPU."""
+def _held(device: torch.device) -> int | None:
+    """Bytes taken now; of this process where `device` is the CPU, None where that is not told."""
     if device.type == "cuda":
-        read = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
-        return read(device)
-    with contextlib.suppress(ImportError, OSError):
-        import resource
-
-        if not peak:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            return pages * resource.getpagesize()
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return None
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _room(device: torch.device) -> int:
+def _room(device: torch.device, held: int) -> int:
     """Bytes that there would be for a run alone."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return free_memory() + (_memory(device) or 0)
+    return free_memory() + held
