@@ -5,6 +5,7 @@ Without it an installed package that happens to be called `datasets` or `utils` 
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,11 +44,13 @@ def run_main(main: Callable[[], int | None]) -> None:
         # Python flushes stdout once more on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (all of them are told; none goes on)
         if "RTSEG_DEBUG" in os.environ or (sentence := _sentence(error)) is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        status = 2
+            traceback.print_exc()  # not raised: what Python keeps of it outlives what ends at exit
+            status = 1
+        else:
+            print(f"error: {sentence}", file=sys.stderr)
+            status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

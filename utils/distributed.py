@@ -1,5 +1,7 @@
 """Processes and devices: one process per GPU, gloo on the CPU, none of it for a single process."""
 
+import atexit
+import gc
 import inspect
 import os
 import re
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # not later: its functions would take the process group as a default
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -225,6 +228,7 @@ def init_world(gpus: Sequence[int]) -> World:
     if not is_launched():
         return World(0, 1, device)
     dist.init_process_group("nccl" if cuda and dist.is_nccl_available() else "gloo")
+    atexit.register(_release, dist.group.WORLD)
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -246,8 +250,23 @@ def share_cores(workers: int, world: World) -> int:
 
 
 def end_world() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, when all is done."""
     if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _release(group: dist.ProcessGroup) -> None:
+    """Let go of the process group at exit, when nothing else holds it.
+
+    A group ends its threads when the last reference to it goes, and they may then wait for Python's
+    lock to free a tensor. The reference that goes with this call is dropped without that lock; a
+    DistributedDataParallel that goes last keeps it, and both would wait for ever.
+
+    Args:
+        group: nothing is done with it; the argument is what keeps it until here.
+    """
+    gc.collect()
+    if dist.is_initialized() and dist.get_backend(group) == "gloo":  # NCCL waits for its peers
         dist.destroy_process_group()
 
 

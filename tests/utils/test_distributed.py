@@ -1,5 +1,6 @@
 """Several processes on the CPU compute what one computes with the whole batch."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -65,6 +66,49 @@ def work(rank, port, path):
     if rank == 0:
         torch.save(result, path)
     dist.destroy_process_group()
+
+
+ENDING = """
+import sys
+import torch
+from utils.distributed import end_world, gather_objects, init_world, wrap_forward
+
+sys.path.insert(0, "tools")
+from _init_paths import run_main
+
+def main():
+    world = init_world(())
+    wrapped = wrap_forward(torch.nn.Linear(4, 4), world)
+    wrapped(torch.ones(2, 4)).sum().backward()
+    sys.setswitchinterval(1000)  # no thread of the group gets Python's lock unless it is given up
+    for _ in range(20):
+        gather_objects({"cpu": torch.get_rng_state()}, world)
+    {END}
+
+run_main(main)
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("end", ["end_world()", "pass", "raise ValueError('a fault')"])
+def test_processes_end_while_their_group_still_frees_tensors(root, end):
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for _ in range(3):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", ENDING.replace("{END}", end)],
+                env=os.environ
+                | address
+                | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
+                cwd=root,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in "01"
+        ]
+        told = [process.communicate(timeout=120)[1] for process in processes]
+        expected = 1 if "fault" in end else 0
+        assert [process.returncode for process in processes] == [expected] * 2, told
 
 
 @pytest.mark.medium
