@@ -42,6 +42,63 @@ def pooled_grid(height: int, width: int, size: int) -> tuple[int, int]:
     return round(height * size / width + 0.001), size
 
 
+def averaging_matrix(length: int, cells: Sequence[int], like: Tensor) -> Tensor:
+    """Means over the windows of adaptive pooling: sum(cells), length.
+
+    Window i of n covers floor(i * length / n) to ceil((i + 1) * length / n). The windows of every
+    number in `cells` follow one another. `like` states device and dtype.
+    """
+    first = torch.cat([torch.arange(n, device=like.device) * length // n for n in cells])
+    last = torch.cat([(torch.arange(n, device=like.device) + 1) * length // -n for n in cells])
+    place = torch.arange(length, device=like.device)
+    inside = (place >= first[:, None]) & (place < -last[:, None])
+    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
+
+
+Means = tuple[Tensor, Sequence[Tensor]]  # over rows: sum(heights), H; over columns of every grid
+
+
+class PyramidPool(nn.Module):
+    """Average pooling of a map to the grids of queries, keys and values at once.
+
+    The mean over a rectangle is that over its rows, then over its columns: two matrix products,
+    which read the map once. Pooling kernels read it once per grid, and large windows slowly.
+
+    Args:
+        query_size: shorter side of the queries' grid; the pyramid's sides follow from it.
+    """
+
+    is_pooling = True  # as usual, its products do not count as multiply-adds of the network
+
+    def __init__(self, query_size: int) -> None:
+        super().__init__()
+        pyramid = (round(side * query_size / 16 + 0.001) for side in PYRAMID)
+        self.sizes = (query_size, *pyramid)
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Of a map of that size, the queries' first."""
+        return [pooled_grid(height, width, size) for size in self.sizes]
+
+    def means(self, like: Tensor) -> Means:
+        """The matrices for all maps of the size, device and dtype of one, N, C, H, W."""
+        heights, widths = zip(*self.grids(*like.shape[-2:]), strict=True)
+        rows, columns = (
+            averaging_matrix(length, cells, like)
+            for length, cells in zip(like.shape[-2:], (heights, widths), strict=True)
+        )
+        return rows, columns.split(widths)
+
+    def forward(self, x: Tensor, means: Means | None = None) -> list[Tensor]:
+        """N, C, H, W to N, C, height, width of every grid."""
+        grids = self.grids(*x.shape[-2:])
+        rows, columns = means or self.means(x)
+        x = x.permute(0, 2, 3, 1)  # N, H, W, C, as the map lies in memory
+        parts = (rows.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])
+        parts = parts.split([height for height, _ in grids], 1)  # N, height, W, C
+        pooled = (m.to(x.dtype) @ part for m, part in zip(columns, parts, strict=True))
+        return [level.permute(0, 3, 1, 2) for level in pooled]
+
+
 class LowResolutionAttention(nn.Module):
     """LRSA (Fig. 2): attention between pooled queries and a pyramid of pooled keys and values.
 
@@ -49,7 +106,7 @@ class LowResolutionAttention(nn.Module):
     the map is smaller than a pooled grid, pooling repeats pixels.
 
     Args:
-        query_size: shorter side of the queries' grid; the pyramid's sides follow from it.
+        query_size: see `PyramidPool`.
     """
 
     def __init__(self, channels: int, num_heads: int, query_size: int) -> None:
@@ -57,26 +114,29 @@ class LowResolutionAttention(nn.Module):
         if channels % num_heads:
             raise InputError(f"{channels} channels do not split into {num_heads} heads")
         self.num_heads = num_heads
-        self.query_size = query_size
-        self.pooled_sizes = [round(size * query_size / 16 + 0.001) for size in PYRAMID]
+        self.pool = PyramidPool(query_size)
         self.query = nn.Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
         self.key_value = nn.Linear(channels, 2 * channels)
         self.project = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, refine: Sequence[nn.Module] | None = None) -> Tensor:
-        """`refine`: one module per level of the pyramid, applied to the pooled map."""
-        size = x.shape[-2:]
-        grid = pooled_grid(*size, self.query_size)
-        query = self.query(_tokens(F.adaptive_avg_pool2d(x, grid)))
-        levels = [F.adaptive_avg_pool2d(x, pooled_grid(*size, s)) for s in self.pooled_sizes]
+    def forward(
+        self,
+        x: Tensor,
+        refine: Sequence[nn.Module] | None = None,
+        means: Means | None = None,
+    ) -> Tensor:
+        """`refine`: one module per level of the pyramid, applied to the pooled map; `means`: of
+        `pool`, where they are known."""
+        pooled, *levels = self.pool(x, means)
+        query = self.query(_tokens(pooled))
         if refine is not None:
             levels = [module(level) for module, level in zip(refine, levels, strict=True)]
         tokens = self.norm(torch.cat([_tokens(level) for level in levels], 1))
         key, value = self.key_value(tokens).chunk(2, -1)
         y = F.scaled_dot_product_attention(*map(self._split, (query, key, value)))
         y = self.project(y.transpose(1, 2).flatten(2))  # N, tokens, C
-        return resize(y.transpose(1, 2).unflatten(2, grid), size)
+        return resize(y.transpose(1, 2).unflatten(2, pooled.shape[2:]), x.shape[-2:])
 
     def _split(self, x: Tensor) -> Tensor:
         """N, tokens, C to N, heads, tokens, C / heads."""
@@ -133,9 +193,14 @@ class Block(nn.Module):
         self.scale2 = nn.Parameter(torch.full((channels,), 1e-6)) if layer_scale else None
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, refine: Sequence[nn.Module] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        refine: Sequence[nn.Module] | None = None,
+        means: Means | None = None,
+    ) -> Tensor:
         x = self.position(self.pre_norm(x))
-        x = x + self._branch(self.attention(self.norm1(x), refine), self.scale1)
+        x = x + self._branch(self.attention(self.norm1(x), refine, means), self.scale1)
         return x + self._branch(self.ffn(self.norm2(x)), self.scale2)
 
     def _branch(self, y: Tensor, scale: Tensor | None) -> Tensor:
@@ -151,8 +216,9 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
+        means = self.blocks[0].attention.pool.means(x)
         for block in self.blocks:
-            x = block(x, self.refine)
+            x = block(x, self.refine, means)
         return x
 
 

@@ -135,14 +135,18 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
     """Multiply-accumulates of `model` for one 3-channel image of `size` (height, width).
 
     Convolutions and matrix products only, half of the FLOPs that PyTorch counts; pooling, norms,
-    activations and resizes are left out. Runs on the meta device: no computation, any size.
+    activations and resizes are left out, also where a module says by `is_pooling` that its products
+    are a pooling. Runs on the meta device: no computation, any size.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     dtype = next((p.dtype for p in shadow.parameters()), torch.float32)
     image = torch.empty(1, 3, *size, dtype=dtype, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(image)
-    return counter.get_total_flops() // 2
+    pools = (name for name, module in shadow.named_modules() if hasattr(module, "is_pooling"))
+    counts, root = counter.get_flop_counts(), type(shadow).__name__
+    pooling = sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in pools)
+    return (counter.get_total_flops() - pooling) // 2
 
 
 def count_parameters(model: nn.Module) -> int:

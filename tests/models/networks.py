@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from utils.benchmark import count_macs
 
 
 def trained(module: nn.Module) -> nn.Module:
@@ -21,10 +22,8 @@ def trained(module: nn.Module) -> nn.Module:
 
 
 def multiply_adds(model: nn.Module, height: int = 1024, width: int = 2048) -> float:
-    """10^9 multiply-adds of convolutions and products of one image; for a model on `meta`."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, height, width, device="meta"))
-    return counter.get_total_flops() / 2e9
+    """10^9 multiply-adds of convolutions and products of one image."""
+    return count_macs(model, (height, width)) / 1e9
 
 
 def count(model: nn.Module) -> int:

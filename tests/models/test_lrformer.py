@@ -125,8 +125,7 @@ def test_layer_scale_eps_and_pooled_sizes(name):
         assert len(stage.refine) == 4  # shared by the blocks of the stage
         for block in stage.blocks:
             assert (block.scale1 is not None) == (block.scale2 is not None) == (i >= 2)
-            assert block.attention.query_size == 16
-            assert block.attention.pooled_sizes == [11, 8, 6, 4]
+            assert block.attention.pool.sizes == (16, 11, 8, 6, 4)
     assert_norm_eps(backbone)
 
 
@@ -143,7 +142,7 @@ def test_conventions_of_the_head():
     for block in (model.head.block1, model.head.block2):
         assert isinstance(block.norm1, nn.BatchNorm2d) and isinstance(block.norm2, nn.BatchNorm2d)
         assert isinstance(block.attention.norm, nn.LayerNorm)
-        assert block.attention.query_size == 32 and block.attention.num_heads == 8
+        assert block.attention.pool.sizes[0] == 32 and block.attention.num_heads == 8
         assert block.ffn.expand.out_channels == 4 * 16
         assert block.scale1 is not None and block.drop_path.rate == 0
         assert isinstance(block.pre_norm, nn.Identity)

@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model
 from models.layers.conv import ResidualDepthwise
-from models.lrformer import LowResolutionAttention, pooled_grid
+from models.lrformer import LowResolutionAttention, PyramidPool, pooled_grid
+from utils.benchmark import count_macs
 
 
 def sharp(num_heads: int, channels: int, query_size: int) -> LowResolutionAttention:
@@ -25,10 +27,14 @@ def sharp(num_heads: int, channels: int, query_size: int) -> LowResolutionAttent
     return layer
 
 
-def multiply_adds(network: nn.Module, channels: int, side: int) -> float:
+def multiply_adds(layer: nn.Module, channels: int, side: int) -> float:
+    """Without those of the pooling."""
+    x = torch.empty(1, channels, side, side, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, channels, side, side, device="meta"))
-    return counter.get_total_flops() / 2
+        layer(x)
+    with FlopCounterMode(display=False) as pooling, torch.no_grad():
+        layer.pool(x)
+    return (counter.get_total_flops() - pooling.get_total_flops()) / 2
 
 
 @pytest.mark.parametrize(
@@ -139,18 +145,34 @@ def test_attention_against_its_formula(size, refined):
 @torch.no_grad()
 def test_attention_of_the_head_uses_twice_the_grid():
     layer, x = sharp(2, 8, 32), torch.randn(1, 8, 9, 14)
-    assert layer.pooled_sizes == [22, 16, 12, 8]
+    assert layer.pool.sizes == (32, 22, 16, 12, 8)
     expected = attention_written_out(layer, x[0].double().numpy(), (32, 22, 16, 12, 8), None)
     np.testing.assert_allclose(layer(x)[0], expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="8 channels do not split into 3 heads"):
         LowResolutionAttention(8, 3, 16)
 
 
+@pytest.mark.parametrize("size", [(256, 40), (90, 120), (7, 13), (45, 60), (3, 100), (1, 1)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_pooling_by_products_is_adaptive_pooling(size, layout):
+    x = torch.randn(2, 5, *size).to(memory_format=layout)
+    pool = PyramidPool(16)
+    levels = pool(x)
+    assert [level.shape[2:] for level in levels] == pool.grids(*size)
+    for level in levels:
+        expected = F.adaptive_avg_pool2d(x.double(), level.shape[2:])
+        torch.testing.assert_close(level.double(), expected, rtol=1e-6, atol=1e-6)
+    half = pool(x.bfloat16())
+    for level, exact in zip(half, levels, strict=True):
+        assert level.dtype == torch.bfloat16
+        torch.testing.assert_close(level.float(), exact, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.medium
 def test_cost_is_linear_in_the_number_of_pixels():
     with torch.device("meta"):
         model, layer = build_model("lrformer_t", 19).eval(), LowResolutionAttention(48, 2, 16)
-    side256, side512, side1024 = (multiply_adds(model, 3, side) for side in (256, 512, 1024))
+    side256, side512, side1024 = (count_macs(model, (side, side)) for side in (256, 512, 1024))
     assert side1024 - side512 == 4 * (side512 - side256) > 0
     # Whatever the map, 256 queries meet 121 + 64 + 36 + 16 keys.
     linears = 48 * 48 * (2 * 256 + 2 * 237)
