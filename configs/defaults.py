@@ -102,6 +102,9 @@ def _test() -> CfgNode:
     c.MODEL_FILE = ""  # weights to evaluate; "" is best.pt of the run folder
     c.BATCH_SIZE_PER_GPU = 1  # images per forward pass
     c.PRECISION = "fp32"  # auto | fp32 | bf16 | fp16; auto is bf16 where it is fast
+    # torch (a CUDA graph on a GPU, else eager) | eager | graph | compiled | onnxruntime | openvino;
+    # the last three prepare for every image size anew
+    c.RUNTIME = "torch"
     c.SHORT_SIDE = 0  # pixels that the short side is scaled to, ratio kept; 0 leaves it
     c.LONG_SIDE = 0  # the long side is scaled to at most this; 0 has no bound
     c.SIZE_DIVISOR = 1  # scaled sides are stretched up to a multiple of this

@@ -105,6 +105,8 @@ def check(c: CfgNode, origins: dict[str, str]) -> None:
     choice("TRAIN.CAPTURE", c.TRAIN.CAPTURE, "auto", "on", "off")
     for section in ("TRAIN", "TEST"):
         choice(f"{section}.PRECISION", c[section].PRECISION, "auto", "fp32", "bf16", "fp16")
+    runtimes = ("torch", "eager", "graph", "compiled", "onnxruntime", "openvino")
+    choice("TEST.RUNTIME", c.TEST.RUNTIME, *runtimes)
     for name in ("BATCH_SIZE_PER_GPU", "ACCUMULATE", "END_EPOCH", "EVAL_EVERY", "LOG_EVERY"):
         positive(f"TRAIN.{name}", c.TRAIN[name])
     positive("TEST.BATCH_SIZE_PER_GPU", c.TEST.BATCH_SIZE_PER_GPU)

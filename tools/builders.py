@@ -26,7 +26,9 @@ from models import SegModel, build_model, fuse
 from models.weights import load_weights, read_checkpoint
 from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
+from utils.deploy import Deployment, Prepared, prepare_for_inference
 from utils.errors import InputError
+from utils.run_state import Precision
 
 
 def count(number: int, thing: str) -> str:
@@ -230,9 +232,17 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
     )
 
 
-def prepare(model: SegModel) -> SegModel:
-    """The form of `model` in which it is scored, a copy: folded, in eval mode."""
-    return fuse(model)
+def prepare(model: SegModel, config: CfgNode, device: torch.device) -> tuple[Prepared, Deployment]:
+    """The form of `model` in which it is scored, a copy: folded, in the precision and by the
+    runtime of the configuration. Raises ValueError where this machine has not got them."""
+    precision = Precision.choose(config.TEST.PRECISION, device, "TEST.PRECISION").name
+    runtime = config.TEST.RUNTIME
+    try:
+        return prepare_for_inference(
+            fuse(model), device=device, precision=precision, runtime=runtime
+        )
+    except InputError as error:
+        raise InputError(f"TEST.RUNTIME {runtime}: {error}") from error
 
 
 def view_options(config: CfgNode, training: bool = False) -> dict[str, Any]:

@@ -42,19 +42,21 @@ from configs.arguments import parse_arguments
 from configs.loader import run_folder
 from datasets import SceneDataset, get_meta, make_loader, quick_check
 from models import SegModel
+from utils.deploy import Deployment
 from utils.distributed import check_gpus, init_world, is_launched, set_backends, share_cores
 from utils.engine import evaluate
 from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
 from utils.names import distinct_files, file_stem
 from utils.records import atomic_write, environment, sha256, write_json
-from utils.run_state import Precision
 from utils.visualize import side_by_side, write_png
 
 # Settings of TEST that change no score.
 NO_SCORING = ("MODEL_FILE", "BATCH_SIZE_PER_GPU", "OVERLAYS", "SUBMISSION")
 # What a record says of an evaluation that the same evaluation, run again, would say.
-IDENTITY = "architecture dataset root test_set labels size weights views resize precision".split()
+IDENTITY = (
+    "architecture dataset root test_set labels size weights views resize precision runtime".split()
+)
 
 
 def main() -> int:
@@ -68,39 +70,37 @@ def main() -> int:
     check_folder(folder, "OUTPUT_DIR")
     world = init_world(config.GPUS[:1])
     set_backends(seed=config.SEED, tf32=config.TF32, benchmark=False, deterministic=False)
-    precision = Precision.choose(config.TEST.PRECISION, world.device, "TEST.PRECISION")
     meta = get_meta(config.DATASET.DATASET)
     model = build_network(config, meta)
     path = Path(config.TEST.MODEL_FILE or folder / "best.pt")
     hint = "" if config.TEST.MODEL_FILE else "; train first or set TEST.MODEL_FILE"
     require_weights(path, "TEST.MODEL_FILE", hint)
     report = load_into(model, path, meta, key="TEST.MODEL_FILE", inference=True)
+    network, deployment = prepare(model, config, world.device)
     dataset = build_dataset(config, train=False)
     remarks = quick_check(dataset)
     check_test_batch(config, dataset)
 
     for remark in remarks:
         print(f"warning: {remark}")
-    print(f"{path}: {report}; on {world.device}")
+    print(f"{path}: {report}; {deployment}")
     print(f"scoring {count(len(dataset), 'image')} of {list_name(config, 'TEST_SET')}")
     loader = make_loader(
         dataset,
         batch_size=config.TEST.BATCH_SIZE_PER_GPU,
         workers=share_cores(config.WORKERS, world),
     )
-    record = describe(args, config, model, dataset, path, views, precision)
+    record = describe(args, config, model, dataset, path, views, deployment)
     name = record_name(config, get_config(args.cfg), folder)
     name = name_of_its_own(folder, name, record)
     writer = PictureWriter(config, dataset, folder, name)
-    model.to(world.device, memory_format=torch.channels_last)
     confusion = evaluate(
-        {"": prepare(model)},
+        {"": network},
         loader,
         lambda: ConfusionMatrix(
             meta.num_classes, meta.class_names, meta.ignore_label, world.device
         ),
         world=world,
-        precision=precision,
         on_batch=writer,
         **views,
     )[""]
@@ -126,7 +126,7 @@ def describe(
     dataset: SceneDataset,
     weights: Path,
     views: dict[str, Any],
-    precision: Precision,
+    deployment: Deployment,
 ) -> dict[str, Any]:
     """What a record says beside the scores."""
     return {
@@ -136,12 +136,12 @@ def describe(
         "images": len(dataset),
         "weights": str(weights),
         "weights_sha256": sha256(weights),
-        **conditions(config, views, precision),
-        "environment": environment(precision.device),
+        **conditions(config, views, deployment),
+        "environment": environment(torch.device(deployment.device)),
     }
 
 
-def conditions(config: CfgNode, views: dict[str, Any], precision: Precision) -> dict[str, Any]:
+def conditions(config: CfgNode, views: dict[str, Any], deployment: Deployment) -> dict[str, Any]:
     """What an evaluation is of, beside the weights, as its record states it."""
     data, test = config.DATASET, config.TEST
     size = {"size": list(data.SIZE)} if data.DATASET == "synthetic" else {}
@@ -157,7 +157,8 @@ def conditions(config: CfgNode, views: dict[str, Any], precision: Precision) -> 
             "long_side": test.LONG_SIDE,
             "size_divisor": test.SIZE_DIVISOR,
         },
-        "precision": precision.name,
+        "precision": deployment.precision,
+        "runtime": deployment.runtime,
     }
 
 

@@ -50,7 +50,7 @@ from utils.engine import evaluate, train_one_epoch
 from utils.logger import RunLog
 from utils.metrics import ConfusionMatrix
 from utils.records import atomic_write
-from utils.run_state import Precision, Progress, Run, random_state
+from utils.run_state import Progress, Run, random_state
 from utils.stopping import StopRequest
 from utils.visualize import plot_curve
 
@@ -162,13 +162,12 @@ def score(
     if not run.plan.save_every or run.progress.step % run.plan.save_every:
         save(job, run, world)  # else it has just been saved
     return evaluate(
-        {name: prepare(network) for name, network in run.networks.items()},
+        {name: prepare(n, config, world.device)[0] for name, n in run.networks.items()},
         loaders.test,
         lambda: ConfusionMatrix(
             meta.num_classes, meta.class_names, meta.ignore_label, world.device
         ),
         world=world,
-        precision=Precision.choose(config.TEST.PRECISION, world.device, "TEST.PRECISION"),
         stop=lambda: bool(stop),
         **view_options(config, training=True),
     )

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from .distributed import World, sum_over_processes
 from .errors import InputError
-from .inference import predict_logits
+from .inference import Network, predict_logits
 from .logger import RunLog
 from .metrics import ConfusionMatrix
 from .resize import resize
-from .run_state import Precision, Run
+from .run_state import Run
 from .step import Batch, Step, StepReport
 
 
@@ -120,12 +120,11 @@ def _at_size(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Network],
     loader: Iterable[Batch],
     make_confusion: Callable[[], ConfusionMatrix],
     *,
     world: World,
-    precision: Precision,
     stop: Callable[[], bool] = lambda: False,
     on_batch: Callable[[Batch, Tensor], None] | None = None,
     **views: Any,
@@ -133,7 +132,7 @@ def evaluate(
     """The confusion matrix of every one of `networks` over `loader`, over all processes.
 
     Args:
-        networks: name -> network, as `prepare` makes it.
+        networks: name -> network, ready for images in float32 (`prepare_for_inference`).
         on_batch: called with (batch, prediction N, H, W) of the first network, for pictures and
             submission files.
         views: arguments of `predict_logits`: flip, scales, sliding window, padding.
@@ -149,9 +148,8 @@ def evaluate(
         image = world.send(batch["image"])
         label = world.send(batch["label"]) if "label" in batch else None
         for index, (name, network) in enumerate(networks.items()):
-            with precision.autocast():
-                logits = predict_logits(network, image, **views)
-            prediction = _at_size(logits.float(), batch.get("size", ())).argmax(1)
+            logits = predict_logits(network, image, **views)
+            prediction = _at_size(logits, batch.get("size", ())).argmax(1)
             if label is not None:
                 counts[name].update(prediction, label)
             if on_batch is not None and index == 0:

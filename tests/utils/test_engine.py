@@ -318,7 +318,6 @@ def scored(networks, loader, **more):
         loader,
         lambda: ConfusionMatrix(2),
         world=WORLD,
-        precision=Precision.choose("fp32", CPU),
         **more,
     )
     return counts

@@ -1,0 +1,76 @@
+"""From logits at a network's stride to class ids at the image's size, without full-size logits."""
+
+import importlib.util
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+STRIP = 2**21  # logits of an image that are in memory at once; they stay in a core's cache
+MOST_ROWS = 65535  # of a grid of CUDA blocks
+
+
+def class_map(logits: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """The strongest class of every pixel after a bilinear resize to `size` (height, width).
+
+    Equal to `interpolate(logits, size).argmax(1)` but where classes are as strong as rounding can
+    tell. Of equally strong classes the first one wins.
+
+    Args:
+        logits: N, C, h, w, at most 256 classes.
+
+    Returns:
+        N, height, width, uint8.
+
+    Raises:
+        ValueError: more classes than a byte holds.
+    """
+    if logits.shape[1] > 256:
+        raise InputError(f"{logits.shape[1]} classes; class maps of 8 bits hold 256")
+    if logits.is_cuda and size[0] <= MOST_ROWS and has_triton():
+        from .class_map_triton import class_map_triton
+
+        return class_map_triton(logits, size, align_corners)
+    return class_map_in_strips(logits, size, align_corners)
+
+
+def has_triton() -> bool:
+    """Whether the compiler of GPU kernels is installed, as it is with PyTorch for CUDA on Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def class_map_in_strips(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """`class_map` for any device: rows are interpolated at the logits' width, some at a time."""
+    logits = logits.contiguous(memory_format=torch.channels_last)
+    classes = logits.new_empty(logits.shape[0], *size, dtype=torch.uint8)
+    for top, above, below, weight in _strips(logits, size, align_corners):
+        rows = logits[:, :, above]
+        rows = rows + (logits[:, :, below] - rows) * weight
+        rows = rows.contiguous(memory_format=torch.channels_last)
+        wide = (rows.shape[2], size[1])
+        strip = F.interpolate(rows, size=wide, mode="bilinear", align_corners=align_corners)
+        classes[:, top : top + wide[0]] = strip.max(1)[1]
+    return classes
+
+
+def _strips(
+    logits: Tensor, size: tuple[int, int], align_corners: bool
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """First row of a strip of the result; for its rows those above and below, and the weight of
+    the latter (rows, 1)."""
+    (height, width), low = size, logits.shape[2]
+    place = torch.arange(height, dtype=torch.float32, device=logits.device)
+    if align_corners:
+        place = place * ((low - 1) / max(1, height - 1))
+    else:
+        place = ((place + 0.5) * (low / height) - 0.5).clamp_(min=0)
+    above = place.long().clamp_(max=low - 1)
+    below = (above + 1).clamp_(max=low - 1)
+    weight = (place - above).to(logits.dtype)[:, None]
+    rows = max(1, STRIP // (logits.shape[0] * logits.shape[1] * width * logits.element_size()))
+    for top in range(0, height, rows):
+        part = slice(top, top + rows)
+        yield top, above[part], below[part], weight[part]

@@ -1,0 +1,130 @@
+"""Ways to run a network on images of one size; `utils.deploy` chooses among them."""
+
+import contextlib
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .fused_convolutions import fuse_convolutions
+
+Runner = Callable[[Tensor], Tensor]
+EAGER_CALLS = 2  # before a recording, in which kernels are chosen
+
+
+def graph(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
+    """`network` recorded as a CUDA graph, convolutions fused with what follows; and remarks."""
+    remarks = []
+    try:
+        network, merged = fuse_convolutions(network, image)
+        remarks.append(f"{merged} ReLUs within their convolutions")
+    except RuntimeError as error:
+        remarks.append(f"convolutions run alone: {_first_line(error)}")
+    kept = image.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(EAGER_CALLS):
+            network(kept)
+    torch.cuda.current_stream().wait_stream(stream)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        result = network(kept)
+
+    def run(image: Tensor) -> Tensor:
+        kept.copy_(image, non_blocking=True)
+        recorded.replay()
+        return result.clone()  # the next call writes into `result`
+
+    return run, remarks
+
+
+def compiled(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
+    """`network` compiled by PyTorch with its weights as constants."""
+    options = {"freezing": True}
+    if image.is_cuda:
+        options["triton.cudagraphs"] = True
+    run = torch.compile(network, options=options, dynamic=False)
+    if image.is_cuda:  # results lie in the graph's memory, which the next call writes into
+        return lambda image: run(image).clone(), []
+    return run, []
+
+
+def onnxruntime(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
+    """`network` in ONNX Runtime on the CPU, float32."""
+    runtime = _import("onnxruntime", "onnx", "onnxscript")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        with _quiet():
+            program = torch.onnx.export(network, (image.contiguous(),), dynamo=True, verbose=False)
+            program.save(path)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(image: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: image.contiguous().numpy()})[0])
+
+    return run, []
+
+
+def openvino(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
+    """`network` in OpenVINO on the CPU; computes in bfloat16 where `image` is of that type."""
+    vino = _import("openvino")
+    precision = "bf16" if image.dtype == torch.bfloat16 else "f32"
+    with _quiet():
+        example = (image.float().contiguous(),)
+        converted = vino.convert_model(torch.export.export(network.float(), example))
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = vino.compile_model(converted, "CPU", settings).create_infer_request()
+
+    def run(image: Tensor) -> Tensor:
+        result = request.infer([image.float().contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(result[0].copy())
+
+    return run, []
+
+
+BUILDERS = {
+    "graph": graph,
+    "compiled": compiled,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+}
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether PyTorch finds what it compiles with: on the CPU a C++ compiler."""
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
+    return device.type != "cpu" or any(map(shutil.which, compilers))
+
+
+def _import(*names: str) -> ModuleType:
+    """The first of `names`. Raises ValueError where one is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"{name} is not installed; `pip install {name}` brings it")
+    return importlib.import_module(names[0])
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without what exporters print."""
+    with contextlib.redirect_stdout(None):
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
