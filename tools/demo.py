@@ -35,7 +35,7 @@ def main() -> int:
         f"tools/train.py --cfg {CONFIG} TRAIN.RESUME True",
         f"tools/eval.py --cfg {CONFIG} TEST.OVERLAYS 6",
         f"models/speed/speed.py --a {config.MODEL.NAME} --c 11 --r {height} {width} "
-        f"--seconds 1 --threads 1 --compare-unfused --out {shlex.quote(speed.as_posix())}",
+        f"--seconds 1 --threads 1 --form published eager --out {shlex.quote(speed.as_posix())}",
     ):
         print(f"\n$ python {command}", flush=True)
         status = subprocess.run(

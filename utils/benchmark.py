@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from .errors import InputError
 
@@ -56,6 +57,7 @@ def alternate(
     min_seconds: float = 3.0,
     min_iterations: int = 10,
     images: int = 1,
+    show: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Times of several functions, taken in turn so that drift of the machine hits all alike.
 
@@ -71,6 +73,7 @@ def alternate(
         min_seconds, min_iterations: measured per function, over all rounds together; the seconds
             become a number of calls by the median time of a warm-up call.
         images: images that one call handles, for `fps`.
+        show: a progress bar, where stderr is a terminal.
 
     Returns:
         By name: median_ms, p10_ms, p90_ms, mean_ms, fps (images over the median), iterations, and
@@ -81,7 +84,10 @@ def alternate(
     device = torch.device(device)
     names = list(functions)
     iterations = {}
+    bar = tqdm(total=(1 + rounds) * len(names), leave=False, disable=None if show else True)
     for name in names:
+        bar.set_description(f"warm-up {name}")
+        bar.update()
         seconds = _warm_up(functions[name], device, warmup_seconds)
         wanted = max(min_iterations, min_seconds / seconds)
         iterations[name] = int(np.ceil(wanted / rounds))
@@ -89,7 +95,10 @@ def alternate(
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            bar.set_description(f"round {turn + 1} of {rounds}")
+            bar.update()
             times[name].append(_block(functions[name], device, iterations[name]))
+    bar.close()
     return {name: _statistics(blocks, images) for name, blocks in times.items()}
 
 
@@ -129,6 +138,13 @@ def peak_memory(fn: Function, device: torch.device | str = "cpu") -> dict[str, A
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     peak = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"bytes": peak, "what": "resident memory of the whole process"}
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Function, int]:
+    """A large matrix product, which comes near the peak of a machine, and its operations."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: a @ b, 2 * side**3
 
 
 def count_macs(model: nn.Module, size: tuple[int, int]) -> int:

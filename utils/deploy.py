@@ -18,7 +18,7 @@ from .errors import InputError
 from .inference import Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OUTPUTS = ("logits", "classes")
+OUTPUTS = ("logits", "resized", "classes")
 RUNTIMES = ("torch", "eager", *runtimes.BUILDERS)
 CPU_ONLY = ("onnxruntime", "openvino")
 CALLS_BEFORE = 20  # of a size that nobody announced, before it is worth a recording
@@ -34,7 +34,7 @@ class Deployment:
             "openvino".
         device: "cpu", "cuda:0", ...
         precision: "fp32", "bf16" or "fp16", of weights and images.
-        output: "logits" or "classes".
+        output: "logits", "resized" or "classes".
         size: (height, width) it is prepared for; None: those that come.
         first_call_seconds: that preparing `size` took, compiling or recording included; None: it
             is still to come.
@@ -71,8 +71,8 @@ class Prepared:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
-        """Logits N, C, H / stride, W / stride in the precision of the network, or class ids
-        N, H, W as uint8."""
+        """Logits (N, C, H / stride, W / stride, or N, C, H, W) in the precision of the network, or
+        class ids (N, H, W, uint8)."""
         layout = torch.channels_last
         image = image.to(self.device, self.dtype, memory_format=layout, non_blocking=True)
         run = self._runners.get(image.shape)
@@ -90,8 +90,9 @@ class Prepared:
             self(image)
             return
         network = self.network
-        if self.output == "classes":
-            network = ClassHead(network, tuple(shape[2:]), plain=self.runtime != "graph")
+        if self.output != "logits":
+            plain = self.runtime != "graph"
+            network = Head(network, tuple(shape[2:]), self.output, plain=plain)
         # A copy, since runtimes cast and freeze what they are given.
         run, remarks = runtimes.BUILDERS[self.runtime](copy.deepcopy(network), image)
         with torch.inference_mode():
@@ -109,26 +110,29 @@ class Prepared:
         return self._runners[image.shape]
 
     def _eager(self, image: Tensor) -> Tensor:
-        logits = self.network(image)
         if self.output == "logits":
-            return logits
-        aligned = self.network.align_corners
-        return class_map(logits, tuple(image.shape[2:]), align_corners=aligned)
+            return self.network(image)
+        return Head(self.network, tuple(image.shape[2:]), self.output)(image)
 
 
-class ClassHead(nn.Module):
-    """A network and the class map of its logits at `size`; `plain`: by operations that every
-    compiler knows and fuses."""
+class Head(nn.Module):
+    """A network and what becomes of its logits at `size`.
 
-    def __init__(self, network: nn.Module, size: tuple[int, int], plain: bool) -> None:
+    plain: by operations that every compiler knows and fuses.
+    """
+
+    def __init__(
+        self, network: nn.Module, size: tuple[int, int], output: str, *, plain: bool = False
+    ) -> None:
         super().__init__()
-        self.network, self.size, self.plain = network, size, plain
+        self.network, self.size, self.output, self.plain = network, size, output, plain
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.network(image)
-        if not self.plain:
+        if self.output == "classes" and not self.plain:
             return class_map(logits, self.size, align_corners=self.network.align_corners)
-        return self.network.upsample(logits, self.size).argmax(1).to(torch.uint8)
+        logits = self.network.upsample(logits, self.size)
+        return logits if self.output == "resized" else logits.argmax(1).to(torch.uint8)
 
 
 def prepare_for_inference(
@@ -149,8 +153,8 @@ def prepare_for_inference(
         size: (height, width) of the images to come, for which everything is prepared here; None
             prepares for each size as it comes.
         batch: images per call at `size`.
-        output: "logits" at the network's stride, or "classes": class ids at the image's size, for
-            which logits of that size are never in memory.
+        output: "logits" at the network's stride, "resized" to the image, or "classes": class ids
+            at the image's size, for which logits of that size are never in memory.
         runtime: "torch" is a CUDA graph on a GPU; on the CPU compiled where a size is given and a
             C++ compiler is at hand, else eager. Others only by name: "eager", "graph", "compiled",
             "onnxruntime", "openvino".

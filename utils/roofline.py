@@ -90,6 +90,14 @@ def get_card(name: str) -> Card:
     raise InputError(f"unknown card {name!r}{hint} Known: {', '.join(CARDS)}")
 
 
+def this_card(device: torch.device) -> Card | None:
+    """The entry of `CARDS` that `device` is by its name, if it is one."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device).lower().replace(" ", "")
+    return next((card for card in CARDS.values() if card.name.removesuffix("64") in name), None)
+
+
 @dataclass(frozen=True)
 class Layer:
     """One operation that moves data.

@@ -1,15 +1,16 @@
-"""Time a network on this machine:
+"""Time networks on this machine, in the forms in which they can run, in one table:
 
     python models/speed/speed.py --a pidnet_s --c 19 --r 1024 2048
+    python models/speed/speed.py --a pidnet_s --a rtlinearformer_slim --r 480 640 --form compiled
 
-Measured is the deployed network (fused, eval mode) on one random image that is already on the
-device, in three forms: the logits as the network gives them, with their resize to the image, and
-with the argmax after that. All lines are measured alternately in one run. --compare-unfused adds
-the network as trained in the same three forms, and "official": the network as trained, float32,
-contiguous, eager, which is how published scripts time it (PIDNet's times the logits, DDRNet's the
-resized logits, mmsegmentation's the argmax).
+Forms: "published" (as trained, contiguous, eager: how published scripts time a network) and those
+of utils/deploy.py: "eager", "graph" (CUDA), "compiled", "onnxruntime", "openvino". Lines: the
+logits; with their resize to the image; with the argmax after that; and the whole way of a frame,
+from 8-bit pixels in the computer's memory to 8-bit class ids there. All are measured in turn.
 
-Prints the protocol with the numbers and writes both as JSON.
+    python models/speed/speed.py --a pidnet_s --estimate rtx4090 orin64
+
+measures nothing, but tells the least possible and the expected time on cards that are not at hand.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -28,36 +29,29 @@ sys.path.insert(0, str(ROOT / "tools"))
 from _init_paths import run_main  # puts the repository root first on sys.path
 
 from datasets.machine import cpu_count, free_memory
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from models import SegModel, build_model, fuse, resolve_name
+from models.speed.timing_report import ENDS, estimate_table, label, report
 from models.weights import load_weights, read_checkpoint
-from utils.benchmark import alternate, count_macs, count_parameters, peak_memory, time_ratio
+from utils.benchmark import (
+    alternate,
+    count_macs,
+    count_parameters,
+    matrix_product,
+    peak_memory,
+    time_ratio,
+)
+from utils.deploy import DTYPES, RUNTIMES, Prepared, choose_runtime, prepare_for_inference
 from utils.distributed import set_tf32
 from utils.errors import InputError
 from utils.names import file_stem
 from utils.records import environment, require_folder, sha256, write_json
+from utils.roofline import CARDS, PRECISIONS, floor_ms, get_card, this_card, trace
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FORMS = ("logits", "upsample", "argmax")
+FORMS = ("published", *RUNTIMES)
 ROUNDS = 10
 MIN_ITERATIONS = 10
 SECONDS = 4.0
-NOISY = 1.5  # p90 over p10 of a line beyond which times say little
-
-
-class Deployed(nn.Module):
-    """A network and what follows it, up to one of `FORMS`."""
-
-    def __init__(self, model: SegModel, form: str, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.model, self.form, self.size = model, form, size
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits at the network's stride or at `size`, or class ids N, H, W."""
-        logits = self.model(image)
-        if self.form == "logits":
-            return logits
-        logits = self.model.upsample(logits, self.size)
-        return logits if self.form == "upsample" else logits.argmax(1)
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,21 +71,23 @@ def parse(argv: Sequence[str] | None, default_name: str | None) -> argparse.Name
     )
     switch = argparse.BooleanOptionalAction
     add = parser.add_argument
-    add("--a", metavar="NAME", default=default_name, required=default_name is None)
+    need = default_name is None
+    add("--a", metavar="NAME", action="append", required=need, help="may be repeated")
     add("--c", metavar="CLASSES", type=int, default=19, help="default 19")
     add("--r", metavar=("H", "W"), type=int, nargs=2, default=(1024, 2048), help="1024 2048")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of weights and image")
+    add("--form", choices=FORMS, nargs="+", help="eager, on CUDA eager and graph")
+    add("--precision", choices=DTYPES, nargs="+", default=["fp32"], help="of weights and image")
+    add("--lines", choices=ENDS, nargs="+", default=list(ENDS), help="all")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--batch", metavar="N", type=int, default=1)
-    add("--channels-last", action=switch, default=True)
-    add("--compile", action=switch, default=False, help="torch.compile, weights frozen")
     add("--tf32", action=switch, default=None, help="CUDA, convolutions and products; on")
-    add("--weights", metavar="FILE", help="checkpoint; fresh weights if not given")
-    add("--compare-unfused", action="store_true")
+    add("--weights", metavar="FILE", help="checkpoint of the one network; fresh if not given")
+    add("--estimate", choices=(*CARDS, "all"), nargs="+", help="measure nothing; cards")
     add("--seconds", type=float, default=SECONDS, help="measured per line, at least")
     add("--threads", metavar="N", type=int, help="CPU threads, at most one for each core")
     add("--out", metavar="FILE", help="default output/speed/<name>_<H>x<W>_<what differs>.json")
     args = parser.parse_args(argv)
+    args.a = args.a or [default_name]
     for option in ("batch", "threads", "c"):
         value = getattr(args, option)
         if value is not None and not 1 <= value < 2**31:
@@ -102,6 +98,8 @@ def parse(argv: Sequence[str] | None, default_name: str | None) -> argparse.Name
         )
     if not 0 < args.seconds < float("inf"):
         raise InputError(f"--seconds is {args.seconds}; it must be positive")
+    if args.weights and len(args.a) > 1:
+        raise InputError(f"--weights {args.weights} is for one network; --a names {len(args.a)}")
     return args
 
 
@@ -111,12 +109,12 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if args.device == "cuda" and not available:
         raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
     device = torch.device("cuda" if available and args.device != "cpu" else "cpu")
-    if device.type == "cpu" and args.precision == "fp16":
+    if device.type == "cpu" and "fp16" in args.precision and not args.estimate:
         raise InputError(
             "--precision fp16 needs CUDA: CPU kernels run it several times slower than fp32; "
             "use --precision bf16"
         )
-    if device.type == "cpu" and args.tf32 is not None:
+    if device.type == "cpu" and args.tf32 is not None and not args.estimate:
         raise InputError("--tf32 and --no-tf32 need CUDA; the CPU has no TF32")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -139,15 +137,27 @@ def check_images(model: SegModel, args: argparse.Namespace, device: torch.device
         reason = str(error).partition("\n")[0]
         raise InputError(f"{_what(model, args)} cannot be run: {reason}") from None
     numbers = args.batch * args.r[0] * args.r[1] * (3 + args.c)  # images and their logits at least
-    size, free = numbers * PRECISIONS[args.precision].itemsize, free_memory()
-    if device.type == "cpu" and size > free:
+    size, free = numbers * max(DTYPES[p].itemsize for p in args.precision), free_memory()
+    if device.type == "cpu" and size > free and not args.estimate:
         raise InputError(
             f"{_what(model, args)} needs more than {size / 1e9:.1f} GB of memory, and "
             f"{free / 1e9:.1f} GB are free; use a smaller --r or --batch"
         )
 
 
-def record_path(args: argparse.Namespace, name: str, device: torch.device) -> Path:
+def wanted_forms(args: argparse.Namespace, device: torch.device) -> list[tuple[str, str]]:
+    """(form, precision) of every row. Raises ValueError where one cannot run here."""
+    forms = args.form or (["eager", "graph"] if device.type == "cuda" else ["eager"])
+    rows = []
+    for form in dict.fromkeys(forms):
+        for precision in dict.fromkeys(args.precision):
+            if form != "published":
+                choose_runtime(form, device, precision, announced=True)
+            rows.append((form, precision))
+    return rows
+
+
+def record_path(args: argparse.Namespace, names: list[str], device: torch.device) -> Path:
     """The file of the record: --out, or a name with everything that differs from the defaults.
 
     Raises ValueError where no such file can be written.
@@ -162,15 +172,14 @@ def record_path(args: argparse.Namespace, name: str, device: torch.device) -> Pa
     parts = {
         f"c-{args.c}": args.c != 19,
         f"batch-{args.batch}": args.batch != 1,
-        "contiguous": not args.channels_last,
-        "compile": args.compile,
+        "-".join(args.form or ()): bool(args.form),
+        "-".join(args.lines): len(args.lines) < len(ENDS),
         "no_tf32": args.tf32 is False,
         f"weights-{weights}": bool(weights),
-        "unfused": args.compare_unfused,
         f"threads-{torch.get_num_threads()}": bool(args.threads),
         f"seconds-{args.seconds:g}": args.seconds != SECONDS,
     }
-    usual = f"{name}_{args.r[0]}x{args.r[1]}_{args.precision}_{device.type}"
+    usual = f"{'+'.join(names)}_{args.r[0]}x{args.r[1]}_{'-'.join(args.precision)}_{device.type}"
     stem = "_".join([usual, *(part for part, differs in parts.items() if differs)])
     require_folder(ROOT / "output/speed", "the folder of records")
     return ROOT / "output/speed" / f"{file_stem(stem, longest=200)}.json"
@@ -180,77 +189,145 @@ def _what(model: SegModel, args: argparse.Namespace) -> str:
     return f"{model.architecture} at {args.batch}x3x{args.r[0]}x{args.r[1]}"
 
 
-def prepare(
-    model: SegModel, args: argparse.Namespace, device: torch.device
+def published_lines(
+    model: SegModel, args: argparse.Namespace, precision: str, device: torch.device
 ) -> dict[str, Callable[[], Tensor]]:
-    """A function without arguments for each of `FORMS`, in the asked precision and layout."""
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    dtype, size = PRECISIONS[args.precision], tuple(args.r)
-    model = copy.deepcopy(model).to(device, dtype, memory_format=layout)
-    image = torch.randn(args.batch, 3, *size, generator=torch.Generator().manual_seed(0))
-    image = image.to(device, dtype, memory_format=layout)
-    functions = {}
-    for form in FORMS:
-        network = Deployed(model, form, size).eval()
-        if args.compile:
-            network = torch.compile(network, options={"freezing": True})
-        functions[form] = lambda network=network: network(image)
-    return functions
+    """The network as trained: no folding, no layout of its own, operation by operation."""
+    size, dtype = tuple(args.r), DTYPES[precision]
+    model = copy.deepcopy(model).to(device, dtype)
+    image = random_image(args).to(device, dtype)
+    return {
+        "logits": lambda: model(image),
+        "resized": lambda: model.upsample(model(image), size),
+        "classes": lambda: model.upsample(model(image), size).argmax(1),
+    }
 
 
-def run(model: SegModel, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def deployed_lines(
+    prepared: dict[str, Prepared], args: argparse.Namespace, precision: str, device: torch.device
+) -> dict[str, Callable[[], Tensor]]:
+    """A function without arguments for each line that `prepared`, by its output, can give."""
+    image = random_image(args).to(device, DTYPES[precision], memory_format=torch.channels_last)
+    lines = {end: (lambda run=run: run(image)) for end, run in prepared.items() if end != "frame"}
+    if "frame" in prepared:
+        run, mean = prepared["frame"], torch.tensor(IMAGENET_MEAN, device=device) * 255
+        scale = 1 / (torch.tensor(IMAGENET_STD, device=device) * 255)
+        pixels = torch.randint(0, 256, (args.batch, *args.r, 3), dtype=torch.uint8)
+        pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+
+        def frame() -> Tensor:
+            there = pixels.to(device, non_blocking=True)
+            return run(((there - mean) * scale).permute(0, 3, 1, 2)).cpu()
+
+        lines["frame"] = frame
+    return lines
+
+
+def random_image(args: argparse.Namespace) -> Tensor:
+    """Images as normalised ones are; the same in every run."""
+    return torch.randn(args.batch, 3, *args.r, generator=torch.Generator().manual_seed(0))
+
+
+def prepare(
+    models: dict[str, SegModel], args: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, Callable[[], Tensor]], dict[str, str]]:
+    """The functions to measure, by line, and what was chosen for them, by row."""
+    functions, told = {}, {}
+    rows = wanted_forms(args, device)
+    steps = len(models) * len(rows)
+    for index, (name, model) in enumerate(models.items()):
+        fused = fuse(model)
+        for number, (form, precision) in enumerate(rows, index * len(rows) + 1):
+            say(f"preparing {name}, {form}, {precision} ({number} of {steps})")
+            if form == "published":
+                lines = published_lines(model, args, precision, device)
+                lines = {end: lines[end] for end in lines if end in args.lines}
+            else:
+                prepared = {}
+                for end in args.lines:
+                    output = "classes" if end == "frame" else end
+                    if end == "frame" and "classes" in prepared:
+                        prepared[end] = prepared["classes"]
+                        continue
+                    prepared[end], deployment = prepare_for_inference(
+                        fused,
+                        device=device,
+                        precision=precision,
+                        size=tuple(args.r),
+                        batch=args.batch,
+                        output=output,
+                        runtime=form,
+                    )
+                    told[f"{name} {form} {precision}"] = str(deployment)
+                lines = deployed_lines(prepared, args, precision, device)
+            functions |= {label(name, form, precision, end): f for end, f in lines.items()}
+    return functions, told
+
+
+def run(
+    models: dict[str, SegModel], args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
     """Measure everything that `args` asks for; the numbers of the record."""
-    deployed = prepare(fuse(model), args, device)
-    deployed["argmax"]()  # what only the first call needs must not count as peak memory
-    memory = peak_memory(deployed["argmax"], device)
-    functions = dict(deployed)
-    if args.compare_unfused:
-        for form, function in prepare(model, args, device).items():
-            functions[f"unfused {form}"] = function
-        plain = argparse.Namespace(**vars(args))
-        plain.precision, plain.channels_last, plain.compile = "fp32", False, False
-        for form, function in prepare(model, plain, device).items():
-            if form != "argmax":
-                functions[f"official {form}"] = function
+    functions, told = prepare(models, args, device)
+    if not functions:
+        raise InputError(f"--form published has no line {', '.join(args.lines)}")
+    first = next(iter(functions.values()))
+    first()  # what only the first call needs must not count as peak memory
+    memory = peak_memory(first, device)
+    products = {p: matrix_product(device, DTYPES[p]) for p in args.precision}
+    operations = {p: count for p, (_, count) in products.items()}
+    everything = functions | {f"peak {p}": product for p, (product, _) in products.items()}
+    say(f"measuring {len(everything)} lines, about {1.5 * args.seconds * len(everything):.0f} s")
     times = alternate(
-        functions,
+        everything,
         ROUNDS,
         device=device,
         warmup_seconds=min(2.0, args.seconds / 2),
         min_seconds=args.seconds,
         min_iterations=MIN_ITERATIONS,
         images=args.batch,
+        show=True,
     )
-    ratios = {
-        f"{form} / {name}": time_ratio(times[form], times[name])
-        for name in times
-        for form in FORMS
-        if name.split()[-1] == form and name != form
-    }
-    return {"lines": times, "time_ratios": ratios, "peak_memory": memory}
-
-
-def describe(model: SegModel, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The conditions of the measurement."""
-    fused = fuse(model)
+    peak = {}
+    for precision in args.precision:
+        fastest = times.pop(f"peak {precision}")["p10_ms"] / 1e3
+        peak[precision] = {"operations_per_second": operations[precision] / fastest}
     return {
-        "model": model.architecture,
-        "num_classes": model.num_classes,
+        "lines": times,
+        "time_ratios": ratios(times),
+        "peak_memory": memory,
+        "peak": peak,
+        "deployments": told,
+    }
+
+
+def ratios(times: dict[str, Any]) -> dict[str, Any]:
+    """Time of every line over that of the published form of the same network and end."""
+    found = {}
+    for key in times:
+        name, form, _, end = key.split()
+        reference = label(name, "published", "fp32", end)
+        if form != "published" and reference in times:
+            found[f"{key} / {reference}"] = time_ratio(times[key], times[reference])
+    return found
+
+
+def describe(
+    models: dict[str, SegModel], args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """The conditions of the measurement."""
+    weights = args.weights and {"file": args.weights, "sha256": sha256(args.weights)}
+    return {
+        "networks": {name: facts_of(model, args, device) for name, model in models.items()},
+        "num_classes": args.c,
         "input": [args.batch, 3, *args.r],
-        "output_stride": model.output_stride,
-        "precision": args.precision,
-        "memory_format": "channels_last" if args.channels_last else "contiguous",
-        "compiled": args.compile,
         "device": device.type,
-        "weights": args.weights and {"file": args.weights, "sha256": sha256(args.weights)},
-        "parameters": count_parameters(fused),
-        "macs_per_image": count_macs(fused, tuple(args.r)),
+        "weights": weights,
         "protocol": {
             "rounds": ROUNDS,
             "seconds_per_line": args.seconds,
             "warmup_seconds_per_line": min(2.0, args.seconds / 2),
             "min_iterations_per_line": MIN_ITERATIONS,
-            "timed": "forward pass on a random image already on the device, lines in turn",
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         },
         "environment": environment(device),
@@ -258,59 +335,58 @@ def describe(model: SegModel, args: argparse.Namespace, device: torch.device) ->
     }
 
 
-def report(record: dict[str, Any]) -> str:
-    """What is printed of a record."""
-    facts, protocol = record["environment"], record["protocol"]
-    tf32 = ""
-    if record["device"] == "cuda":
-        tf32 = f", TF32 convolutions {facts['tf32_conv']}, products {facts['tf32_matmul']}"
-    batch, _, height, width = record["input"]
-    peak = record["peak_memory"]["bytes"]
-    lines = [
-        f"{record['model']}, {record['num_classes']} classes, input {batch}x3x{height}x{width}, "
-        f"{record['precision']}{tf32}, {record['memory_format']}, "
-        f"{'compiled' if record['compiled'] else 'eager'}, fused",
-        f"on {facts['device']}, {facts['cpu_threads']} CPU threads, torch {facts['torch']}, "
-        f"Python {facts['python']}, commit {facts['commit']}",
-        f"parameters {record['parameters'] / 1e6:.2f} M, MACs {record['macs_per_image'] / 1e9:.2f} "
-        "G per image (convolutions and matrix products, up to the logits)",
-        f"peak memory {'unknown' if peak is None else f'{peak / 2**20:.0f} MiB'} "
-        f"({record['peak_memory']['what']})",
-        f"protocol: {protocol['timed']}; {protocol['rounds']} rounds, at least "
-        f"{protocol['seconds_per_line']:g} s and {protocol['min_iterations_per_line']} iterations "
-        f"per line after {protocol['warmup_seconds_per_line']:g} s of warm-up",
-        "",
-        f"{'line':<40}{'median ms':>11}{'p10 ms':>11}{'p90 ms':>11}{'FPS':>9}",
-    ]
-    for name, times in record["lines"].items():
-        numbers = "".join(f"{times[key]:11.2f}" for key in ("median_ms", "p10_ms", "p90_ms"))
-        lines.append(f"{_label(name, record):<40}{numbers}{times['fps']:9.2f}")
-    if any(name.startswith("official") for name in record["lines"]):
-        lines.append(
-            "official: as trained, float32, contiguous, eager, as published scripts time it"
-        )
-    if any(t["p90_ms"] > NOISY * t["p10_ms"] for t in record["lines"].values()):
-        lines.append(f"the machine was busy: p90 is above {NOISY} x p10; do not quote these times")
-    if record["time_ratios"]:
-        lines += [
+def facts_of(model: SegModel, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """What is known of a network without running it; its floors where the card is a known one."""
+    fused, floors = fuse(model), {}
+    if card := this_card(device):
+        for precision in args.precision:
+            kind = "tf32" if precision == "fp32" and args.tf32 is not False else precision
+            layers = trace(fused, tuple(args.r), args.batch, PRECISIONS[kind])
+            floors[precision] = floor_ms(layers, card, kind)
+    return {
+        "parameters": count_parameters(fused),
+        "macs_per_image": count_macs(fused, tuple(args.r)),
+        "stride": model.output_stride,
+        "floor_ms": floors,
+    }
+
+
+def say(text: str) -> None:
+    """Progress, beside the table on stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def build(args: argparse.Namespace, names: list[str]) -> dict[str, SegModel]:
+    """The networks by name, with the weights of --weights. Raises ValueError."""
+    torch.manual_seed(0)
+    checkpoint = read_checkpoint(args.weights) if args.weights else None
+    models = {}
+    for name in names:
+        options = {}
+        if checkpoint is not None and checkpoint.facts.get("architecture") == name:
+            options = checkpoint.facts.get("options", {})
+        models[name] = build_model(name, args.c, **options).eval()
+        if checkpoint is not None:
+            print(load_weights(models[name], checkpoint, inference=True))
+    return models
+
+
+def estimate(models: dict[str, SegModel], args: argparse.Namespace) -> str:
+    """Times on the cards of --estimate."""
+    cards = list(CARDS) if "all" in args.estimate else [get_card(c).name for c in args.estimate]
+    kinds = ["tf32" if p == "fp32" and args.tf32 is not False else p for p in args.precision]
+    fused = {name: fuse(model) for name, model in models.items()}
+    lines = estimate_table(fused, tuple(args.r), args.batch, cards, kinds)
+    return "\n".join(
+        [
+            *lines,
             "",
-            "time ratios: median of the rounds (lowest .. highest), at the 10th percentile",
+            "milliseconds up to the logits: the least possible, and an estimate of a CUDA graph by "
+            "PyTorch; graphs",
+            "measured on one card took 1.9 to 3.4 times the estimate. From published rates: see "
+            "utils/roofline.py",
         ]
-    for name, ratio in record["time_ratios"].items():
-        spread = f"({ratio['low']:.3f} .. {ratio['high']:.3f})"
-        lines.append(f"fused {name:<34}{ratio['median']:7.3f} {spread:<18}{ratio['p10']:7.3f}")
-    return "\n".join(lines)
-
-
-def _label(name: str, record: dict[str, Any]) -> str:
-    *whose, form = name.split()
-    height, width = record["input"][2:]
-    text = {
-        "logits": f"logits at 1/{record['output_stride']}",
-        "upsample": f"+ upsample to {height}x{width}",
-        "argmax": "+ argmax",
-    }[form]
-    return " ".join([*whose, text])
+    )
 
 
 def main(
@@ -318,29 +394,28 @@ def main(
 ) -> int:
     """Entry point; `argv` without the program's name, `hyphens` allowed for underscores in NAME."""
     args = parse(argv, default_name)
-    name = resolve_name(args.a.replace("-", "_") if hyphens else args.a)
+    names = [resolve_name(name.replace("-", "_") if hyphens else name) for name in args.a]
+    names = list(dict.fromkeys(names))
     device = choose_device(args)
-    torch.manual_seed(0)
-    checkpoint = read_checkpoint(args.weights) if args.weights else None
-    options = {}
-    if checkpoint is not None and checkpoint.facts.get("architecture") == name:
-        options = checkpoint.facts.get("options", {})
-    model = build_model(name, args.c, **options).eval()
-    check_images(model, args, device)
-    if checkpoint is not None:
-        print(load_weights(model, checkpoint, inference=True))
-    path = record_path(args, name, device)
+    models = build(args, names)
+    for model in models.values():
+        check_images(model, args, device)
+    if args.estimate:
+        print(estimate(models, args))
+        return 0
+    wanted_forms(args, device)
+    path = record_path(args, names, device)
     with torch.inference_mode():
         try:
-            numbers = run(model, args, device)
+            numbers = run(models, args, device)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
+            what = " or ".join(_what(model, args) for model in models.values())
             raise InputError(
-                f"{_what(model, args)} does not fit into the device's memory; use a smaller --r or "
-                "--batch"
+                f"{what} does not fit into the device's memory; use a smaller --r or --batch"
             ) from error
-    record = describe(model, args, device) | numbers
+    record = describe(models, args, device) | numbers
     print(report(record))
     write_json(path, record)
     print(f"\nwritten to {path}")

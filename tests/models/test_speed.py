@@ -11,8 +11,11 @@ import torch
 
 from models import build_model, fuse
 from utils.benchmark import count_macs, count_parameters, time_ratio
+from utils.roofline import CARDS
 
 speed = importlib.import_module("models.speed.speed")
+timing_report = importlib.import_module("models.speed.timing_report")
+ENDS = tuple(timing_report.ENDS)
 
 # Multiply-accumulates at 1024x2048 with 19 classes, up to the logits, in units of 1e9.
 PUBLISHED_MACS = {
@@ -35,80 +38,94 @@ def test_macs(name):
 @pytest.mark.medium
 @pytest.mark.parametrize("name", ["pidnet_s", "rtformer_slim", "rtlinearformer_slim"])
 def test_forms(name):
-    """The timed functions give what their names say, equal for the fused and unfused network."""
+    """The timed functions give what their names say, equal for the deployed and trained network."""
     torch.manual_seed(0)
     model = build_model(name, 5).eval()
-    args = speed.parse(["--a", name, *QUICK], None)
+    args = speed.parse(["--a", name, *QUICK, "--form", "published", "eager"], None)
     with torch.inference_mode():
-        fused = {form: fn() for form, fn in speed.prepare(fuse(model), args, "cpu").items()}
-        plain = {form: fn() for form, fn in speed.prepare(model, args, "cpu").items()}
+        functions, told = speed.prepare({name: model}, args, torch.device("cpu"))
+        results = {key: function() for key, function in functions.items()}
+    assert list(told) == [f"{name} eager fp32"]
+    plain, fused = (
+        {end: results.get(f"{name} {form} fp32 {end}") for end in ENDS}
+        for form in ("published", "eager")
+    )
     stride = model.output_stride
+    assert plain["frame"] is None  # published scripts have no such line
     assert fused["logits"].shape == (1, 5, 64 // stride, 128 // stride)
-    assert fused["upsample"].shape == (1, 5, 64, 128)
-    assert fused["argmax"].shape == (1, 64, 128) and not fused["argmax"].is_floating_point()
-    for form in ("logits", "upsample"):
-        scale = plain[form].abs().max()
-        assert (fused[form] - plain[form]).abs().max() < 1e-3 * scale
+    assert fused["resized"].shape == (1, 5, 64, 128)
+    for end in ("classes", "frame"):
+        assert fused[end].shape == (1, 64, 128) and fused[end].dtype == torch.uint8
+    for end in ("logits", "resized"):
+        scale = plain[end].abs().max()
+        assert (fused[end] - plain[end]).abs().max() < 1e-3 * scale
+    assert (fused["classes"] != plain["classes"]).float().mean() < 1e-3
 
 
 @pytest.mark.medium
 def test_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "MIN_ITERATIONS", 2)
     threads, out = torch.get_num_threads(), tmp_path / "deep" / "speed.json"
-    name = "pidnet_s"
+    names = ["pidnet_s", "ddrnet_23_slim"]
+    words = "--c 5 --batch 2 --precision fp32 bf16 --form published eager --lines logits frame"
+    both = [word for name in names for word in ("--a", name)]
     try:
-        status = speed.main(
-            [
-                "--a",
-                name,
-                "--c",
-                "5",
-                *QUICK,
-                "--batch",
-                "2",
-                "--precision",
-                "bf16",
-                "--compare-unfused",
-                "--out",
-                str(out),
-            ]
-        )
+        status = speed.main([*both, *words.split(), *QUICK, "--out", str(out)])
     finally:
         torch.set_num_threads(threads)
-    printed = capsys.readouterr().out
+    done = capsys.readouterr()
     record = json.loads(out.read_text())
     assert status == 0
-    own = {"logits", "upsample", "argmax"}
-    others = {"unfused logits", "unfused upsample", "unfused argmax"}
-    assert set(record["lines"]) == own | others | {"official logits", "official upsample"}
+    eager = {f"eager {p} {end}" for p in ("fp32", "bf16") for end in ("logits", "frame")}
+    lines = eager | {"published fp32 logits", "published bf16 logits"}
+    assert set(record["lines"]) == {f"{name} {line}" for name in names for line in lines}
     for times in record["lines"].values():
         assert 0 < times["p10_ms"] <= times["median_ms"] <= times["p90_ms"]
         assert times["fps"] == pytest.approx(2000 / times["median_ms"])
         assert len(times["round_ms"]) == speed.ROUNDS
-    names = {f"{line.split()[-1]} / {line}" for line in record["lines"] if line not in own}
-    assert record["time_ratios"].keys() == names
+    assert len(record["time_ratios"]) == 4  # logits of both, in both precisions
     for pair, ratio in record["time_ratios"].items():
         one, other = (record["lines"][line] for line in pair.split(" / "))
         assert ratio == pytest.approx(time_ratio(one, other)), pair
-    assert record["input"] == [2, 3, 64, 128] and record["precision"] == "bf16"
-    assert record["memory_format"] == "channels_last" and record["device"] == "cpu"
+    assert record["input"] == [2, 3, 64, 128] and record["device"] == "cpu"
     assert record["environment"]["cpu_threads"] == 1 and record["environment"]["torch"]
-    fused = fuse(build_model(name, 5))
-    assert record["parameters"] == count_parameters(fused)
-    assert record["macs_per_image"] == count_macs(fused, (64, 128))
-    for text in (
-        "bf16",
-        "channels_last",
-        "logits at 1/8",
-        "+ upsample to 64x128",
-        "+ argmax",
-        "official",
-        "fused logits / unfused logits",
-        "median ms",
-        "peak memory",
-        "MACs",
-    ):
-        assert text in printed, text
+    assert all(record["peak"][p]["operations_per_second"] > 0 for p in ("fp32", "bf16"))
+    for name in names:
+        fused = fuse(build_model(name, 5))
+        network = record["networks"][name]
+        assert network["parameters"] == count_parameters(fused)
+        assert network["macs_per_image"] == count_macs(fused, (64, 128))
+    for text in ("input 2x3x64x128", "network", "+ in and out", "published / this", "of peak"):
+        assert text in done.out, text
+    assert "preparing ddrnet_23_slim, eager, bf16 (8 of 8)" in done.err
+    assert "measuring 14 lines" in done.err
+
+
+LINE = {"median_ms": 2.0, "p10_ms": 1.9, "p90_ms": 2.1, "fps": 500.0}
+
+
+def test_rows_are_ranked_unless_the_machine_was_busy():
+    slow, fast = "a eager fp32", "b eager fp32"
+    record = {"lines": {f"{slow} classes": {**LINE, "median_ms": 3.0}, f"{fast} classes": LINE}}
+    assert timing_report.sorted_rows(record, "classes") == [
+        tuple(fast.split()),
+        tuple(slow.split()),
+    ]
+    record["lines"][f"{fast} classes"] = {**LINE, "p90_ms": 9.0}
+    assert timing_report.is_busy(record)
+    assert timing_report.sorted_rows(record, "classes") == [
+        tuple(slow.split()),
+        tuple(fast.split()),
+    ]
+
+
+def test_estimates_need_no_card(capsys):
+    words = "--a pidnet_s --a rtformer_slim --precision fp32 fp16 --estimate all --r 64 128"
+    assert speed.main(words.split()) == 0
+    out = capsys.readouterr().out
+    assert "tf32 least, expected" in out and "1.9 to 3.4 times" in out
+    for name in ("pidnet_s", "rtformer_slim"):
+        assert [line.split()[2] for line in out.splitlines() if line.startswith(name)] == [*CARDS]
 
 
 def test_weights_are_loaded_completely(tmp_path):
@@ -150,6 +167,10 @@ def test_weights_are_loaded_completely(tmp_path):
         (["--a", "pidnet_s", "--precision", "int8"], "invalid choice: 'int8'"),
         (["--a", "pidnet_s", "--device", "cpu", "--precision", "fp16"], "fp16 needs CUDA"),
         (["--a", "pidnet_s", "--device", "cpu", "--tf32"], "need CUDA"),
+        (["--a", "pidnet_s", "--device", "cpu", "--form", "graph"], "graph needs a CUDA device"),
+        (["--a", "pidnet_s", "--a", "pidnet_m", "--weights", "x"], "--a names 2"),
+        (["--a", "pidnet_s", "--estimate", "rtx9090"], "invalid choice: 'rtx9090'"),
+        (["--a", "pidnet_s", *QUICK, "--form", "published", "--lines", "frame"], "no line frame"),
         (["--a", "pidnet_s", "--precison", "fp32"], "unrecognized arguments: --precison"),
     ],
 )
@@ -194,16 +215,17 @@ def test_records_of_other_conditions_have_other_names(tmp_path, monkeypatch):
         (tmp_path / folder / "best.pt").write_bytes(content)
     usual, names = ["--a", "pidnet_s"], []
     for more in (
-        "", "--c 11", "--batch 2", "--compile", "--no-channels-last", "--no-tf32", "--seconds 1",
-        "--compare-unfused", "--threads 1", f"--weights {tmp_path}/a/best.pt", "--precision bf16",
-        f"--weights {tmp_path}/b/best.pt", "--r 64 128", "--batch 2 --compile",
+        "", "--c 11", "--batch 2", "--form compiled", "--lines logits", "--no-tf32", "--seconds 1",
+        "--form published eager", "--threads 1", f"--weights {tmp_path}/a/best.pt",
+        "--precision bf16", f"--weights {tmp_path}/b/best.pt", "--r 64 128",
+        "--batch 2 --form compiled",
     ):  # fmt: skip
         args = speed.parse([*usual, *more.split()], None)
-        names.append(speed.record_path(args, "pidnet_s", torch.device("cpu")).name)
+        names.append(speed.record_path(args, ["pidnet_s"], torch.device("cpu")).name)
     assert names[0] == "pidnet_s_1024x2048_fp32_cpu.json" and len(set(names)) == len(names)
-    assert names[-1] == "pidnet_s_1024x2048_fp32_cpu_batch-2_compile.json"
+    assert names[-1] == "pidnet_s_1024x2048_fp32_cpu_batch-2_compiled.json"
     same = speed.parse([*usual, "--c", "19", "--batch", "1", "--tf32"], None)
-    assert speed.record_path(same, "pidnet_s", torch.device("cpu")).name == names[0]
+    assert speed.record_path(same, ["pidnet_s"], torch.device("cpu")).name == names[0]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +274,7 @@ def test_scripts_run_from_the_root(root, tmp_path, script, published, canonical)
     assert done.returncode == 0, done.stderr
     assert "logits at 1/" in done.stdout
     record = json.loads(out.read_text())
-    assert record["model"] == canonical and set(record["lines"]) == set(speed.FORMS)
+    assert set(record["lines"]) == {f"{canonical} eager fp32 {end}" for end in ENDS}
 
 
 @pytest.mark.medium

@@ -35,7 +35,7 @@ def plain(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [None, (64, 96)])
-@pytest.mark.parametrize("output", ["logits", "classes"])
+@pytest.mark.parametrize("output", ["logits", "resized", "classes"])
 def test_eager_is_the_network_itself(network, size, output):
     prepared, told = prepare_for_inference(
         network, device="cpu", size=size, output=output, runtime="eager"
@@ -51,6 +51,9 @@ def test_eager_is_the_network_itself(network, size, output):
         result = prepared(image)
         if output == "logits":
             torch.testing.assert_close(result, logits, rtol=1e-4, atol=1e-4)
+        elif output == "resized":
+            resized = network.upsample(logits, tuple(shape[2:]))
+            torch.testing.assert_close(result, resized, rtol=1e-4, atol=1e-4)
         else:
             assert result.dtype == torch.uint8
             expected = network.upsample(logits, tuple(shape[2:])).argmax(1)
@@ -115,7 +118,7 @@ def test_what_fails_to_compile_is_told(network, monkeypatch):
     ("options", "message"),
     [
         ({"precision": "int4"}, "precision is 'int4'; accepted: fp32, bf16, fp16"),
-        ({"output": "masks"}, "output is 'masks'; accepted: logits, classes"),
+        ({"output": "masks"}, "output is 'masks'; accepted: logits, resized, classes"),
         ({"runtime": "tvm"}, "runtime is 'tvm'; accepted: torch, eager, graph"),
         ({"runtime": "graph"}, "runtime graph needs a CUDA device; this is cpu"),
         ({"precision": "fp16"}, "precision fp16 needs CUDA"),
