@@ -36,5 +36,9 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.8",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.15", "pre-commit>=4"]},
+    extras_require={
+        "openvino": ["openvino>=2025.0"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.15", "pre-commit>=4"],
+    },
 )
