@@ -62,7 +62,8 @@ class PyramidPool(nn.Module):
     """Average pooling of a map to the grids of queries, keys and values at once.
 
     The mean over a rectangle is that over its rows, then over its columns: two matrix products,
-    which read the map once. Pooling kernels read it once per grid, and large windows slowly.
+    which read the map once and need no kernel of their own. Those of pooling read it once per grid,
+    and on a GPU large windows slowly; on the CPU they are the faster ones, and are taken there.
 
     Args:
         query_size: shorter side of the queries' grid; the pyramid's sides follow from it.
@@ -79,8 +80,15 @@ class PyramidPool(nn.Module):
         """Of a map of that size, the queries' first."""
         return [pooled_grid(height, width, size) for size in self.sizes]
 
-    def means(self, like: Tensor) -> Means:
-        """The matrices for all maps of the size, device and dtype of one, N, C, H, W."""
+    def means(self, like: Tensor) -> Means | None:
+        """The matrices for all maps of the size, device and dtype of one, N, C, H, W; None on the
+        CPU, unless for a program that is to run elsewhere."""
+        if like.device.type == "cpu" and not torch.compiler.is_compiling():
+            return None
+        return self.matrices(like)
+
+    def matrices(self, like: Tensor) -> Means:
+        """As `means`, wherever that is."""
         heights, widths = zip(*self.grids(*like.shape[-2:]), strict=True)
         rows, columns = (
             averaging_matrix(length, cells, like)
@@ -90,8 +98,10 @@ class PyramidPool(nn.Module):
 
     def forward(self, x: Tensor, means: Means | None = None) -> list[Tensor]:
         """N, C, H, W to N, C, height, width of every grid."""
-        grids = self.grids(*x.shape[-2:])
-        rows, columns = means or self.means(x)
+        grids, means = self.grids(*x.shape[-2:]), means or self.means(x)
+        if means is None:
+            return [F.adaptive_avg_pool2d(x, grid) for grid in grids]
+        rows, columns = means
         x = x.permute(0, 2, 3, 1)  # N, H, W, C, as the map lies in memory
         parts = (rows.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])
         parts = parts.split([height for height, _ in grids], 1)  # N, height, W, C

@@ -146,14 +146,24 @@ def check_images(model: SegModel, args: argparse.Namespace, device: torch.device
 
 
 def wanted_forms(args: argparse.Namespace, device: torch.device) -> list[tuple[str, str]]:
-    """(form, precision) of every row. Raises ValueError where one cannot run here."""
+    """(form, precision) of every row; what a form cannot do is left out, the published form is
+    float32 where that is among the precisions. Raises ValueError where a form cannot run at all."""
     forms = args.form or (["eager", "graph"] if device.type == "cuda" else ["eager"])
-    rows = []
+    precisions, rows = list(dict.fromkeys(args.precision)), []
     for form in dict.fromkeys(forms):
-        for precision in dict.fromkeys(args.precision):
-            if form != "published":
+        if form == "published":
+            rows += [(form, p) for p in precisions if p == "fp32"] or [(form, precisions[0])]
+            continue
+        possible, reason = [], None
+        for precision in precisions:
+            try:
                 choose_runtime(form, device, precision, announced=True)
-            rows.append((form, precision))
+                possible.append((form, precision))
+            except InputError as error:
+                reason = error
+        if not possible:
+            raise reason
+        rows += possible
     return rows
 
 

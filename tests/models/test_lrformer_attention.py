@@ -157,12 +157,13 @@ def test_attention_of_the_head_uses_twice_the_grid():
 def test_pooling_by_products_is_adaptive_pooling(size, layout):
     x = torch.randn(2, 5, *size).to(memory_format=layout)
     pool = PyramidPool(16)
-    levels = pool(x)
+    levels = pool(x, pool.matrices(x))
+    assert pool.means(x) is None and pool.means(x.to("meta")) is not None
     assert [level.shape[2:] for level in levels] == pool.grids(*size)
     for level in levels:
         expected = F.adaptive_avg_pool2d(x.double(), level.shape[2:])
         torch.testing.assert_close(level.double(), expected, rtol=1e-6, atol=1e-6)
-    half = pool(x.bfloat16())
+    half = pool(x.bfloat16(), pool.matrices(x.bfloat16()))
     for level, exact in zip(half, levels, strict=True):
         assert level.dtype == torch.bfloat16
         torch.testing.assert_close(level.float(), exact, rtol=0.02, atol=0.02)
