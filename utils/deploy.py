@@ -60,8 +60,11 @@ class Prepared:
     """A network that is called with normalised images N, 3, H, W in float32; see
     `prepare_for_inference`. `check_size`, `size_divisor` and `upsample` are the network's."""
 
-    def __init__(self, network: Network, output: str, runtime: str, device: torch.device) -> None:
+    def __init__(
+        self, network: Network, output: str, runtime: str, device: torch.device, *, insists: bool
+    ) -> None:
         self.network, self.output, self.runtime, self.device = network, output, runtime, device
+        self.insists = insists  # or runs eagerly where the runtime fails
         self.dtype = next(p.dtype for p in network.parameters())
         self.size_divisor = network.size_divisor
         self.check_size, self.upsample = network.check_size, network.upsample
@@ -83,7 +86,11 @@ class Prepared:
     @torch.inference_mode(False)
     @torch.no_grad()
     def prepare(self, shape: tuple[int, int, int, int]) -> None:
-        """Compile or record for images of `shape`. Raises what the runtime cannot do."""
+        """Compile or record for images of `shape`.
+
+        Raises:
+            ValueError: the runtime cannot, and was asked for by its name.
+        """
         image = torch.zeros(shape, dtype=self.dtype, device=self.device)
         image = image.contiguous(memory_format=torch.channels_last)
         if self.runtime == "eager":
@@ -93,10 +100,19 @@ class Prepared:
         if self.output != "logits":
             plain = self.runtime != "graph"
             network = Head(network, tuple(shape[2:]), self.output, plain=plain)
-        # A copy, since runtimes cast and freeze what they are given.
-        run, remarks = runtimes.BUILDERS[self.runtime](copy.deepcopy(network), image)
-        with torch.inference_mode():
-            run(image)  # what is compiled is compiled for the mode in which it is called
+        try:
+            # A copy, since runtimes cast and freeze what they are given.
+            run, remarks = runtimes.BUILDERS[self.runtime](copy.deepcopy(network), image)
+            with torch.inference_mode():
+                run(image)  # what is compiled is compiled for the mode in which it is called
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of compilers, recorders and exporters
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = f"{self.runtime} is not possible: {lines[0]}"
+            if self.insists:
+                raise InputError(f"runtime {reason}") from error
+            run, remarks, self.runtime = self._eager, [reason], "eager"
         self._runners[image.shape] = run
         self.remarks = tuple(dict.fromkeys((*self.remarks, *remarks)))
 
@@ -176,29 +192,19 @@ def prepare_for_inference(
     chosen = choose_runtime(runtime, device, precision, announced=size is not None)
     network = copy.deepcopy(network).eval()
     network = network.to(device, DTYPES[precision], memory_format=torch.channels_last)
-    prepared = Prepared(network, output, chosen, device)
+    prepared = Prepared(network, output, chosen, device, insists=runtime != "torch")
     deployment = Deployment(chosen, str(device), precision, output, size)
     if size is None:
         return prepared, deployment
-    began, remarks = time.perf_counter(), []
-    try:
-        prepared.prepare((batch, 3, *size))
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except RuntimeError as error:  # of compilers and recorders
-        reason = f"{chosen} is not possible: {(str(error).strip().splitlines() or ['?'])[0]}"
-        if runtime != "torch":
-            raise InputError(f"runtime {reason}") from error
-        remarks.append(reason)
-        prepared.runtime = "eager"
-        prepared.prepare((batch, 3, *size))
+    began = time.perf_counter()
+    prepared.prepare((batch, 3, *size))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return prepared, replace(
         deployment,
         runtime=prepared.runtime,
         first_call_seconds=time.perf_counter() - began,
-        remarks=(*remarks, *prepared.remarks),
+        remarks=prepared.remarks,
     )
 
 
