@@ -1,5 +1,7 @@
 """Pyramid context modules on the lowest resolution: DAPPM (DDRNet, Fig. 5) and PAPPM (PIDNet)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,8 @@ class _PyramidContext(nn.Module):
     """Scales shared by both modules: the input itself, three average pools, the global mean.
 
     Average pools count the zero padding. Every scale is reduced to `channels`. `eps` and `momentum`
-    are those of all BatchNorms.
+    are those of all BatchNorms. `conv` makes the convolutions with norm and ReLU: published in
+    front of them (NormActConv), where the norms do not fold; behind them with ConvBNReLU.
     """
 
     def __init__(
@@ -22,6 +25,7 @@ class _PyramidContext(nn.Module):
         channels: int,
         out_channels: int,
         *,
+        conv: Callable[..., nn.Module] = NormActConv,
         eps: float = 1e-5,
         momentum: float = 0.1,
     ) -> None:
@@ -31,17 +35,25 @@ class _PyramidContext(nn.Module):
         pools += [nn.AvgPool2d(k, s, k // 2, count_include_pad=True) for k, s in _POOLS]
         pools.append(nn.AdaptiveAvgPool2d(1))
         self.pools = nn.ModuleList(pools)
-        self.scales = nn.ModuleList(NormActConv(in_channels, channels, 1, **norm) for _ in pools)
-        self.compression = NormActConv(len(pools) * channels, out_channels, 1, **norm)
-        self.shortcut = NormActConv(in_channels, out_channels, 1, **norm)
+        self.scales = nn.ModuleList(conv(in_channels, channels, 1, **norm) for _ in pools)
+        self.compression = conv(len(pools) * channels, out_channels, 1, **norm)
+        self.shortcut = conv(in_channels, out_channels, 1, **norm)
 
 
 class DAPPM(_PyramidContext):
     """Deep aggregation: each scale adds the one before it, then a 3x3 convolution."""
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int, **norm: float) -> None:
-        super().__init__(in_channels, channels, out_channels, **norm)
-        self.process = nn.ModuleList(NormActConv(channels, channels, 3, **norm) for _ in range(4))
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        out_channels: int,
+        *,
+        conv: Callable[..., nn.Module] = NormActConv,
+        **norm: float,
+    ) -> None:
+        super().__init__(in_channels, channels, out_channels, conv=conv, **norm)
+        self.process = nn.ModuleList(conv(channels, channels, 3, **norm) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.scales[0](x)
