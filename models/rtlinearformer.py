@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .base import SegModel, TrainOutputs
 from .errors import InputError
 from .layers.context import DAPPM
-from .layers.conv import ConvBN, NormConv
+from .layers.conv import ConvBN, ConvBNReLU, NormActConv, NormConv
 from .layers.drop_path import DropPath
 from .layers.head import SegHead
 from .layers.init import kaiming_init
@@ -33,25 +33,27 @@ from .layers.stem import Stem
 from .registry import register
 
 EPS = 1e-4  # 1 / EPS still fits float16
+TINY = 1e-22  # of the sums in `focus`
+CONTEXT_CONVS = {"behind": ConvBNReLU, "front": NormActConv}
 
 
-def focus(x: Tensor, power: float, *, bounded: bool = False) -> Tensor:
-    """Channel feature focusing of non-negative `x`: ..., head_dim, tokens.
+def widen(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is in float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def focus(x: Tensor, power: float) -> Tensor:
+    """Channel feature focusing of non-negative `x`: ..., head_dim, tokens; float32 or wider.
 
     x**power, rescaled so that the norm over the channels of every token is kept: the direction
-    moves towards its strongest channels. Tokens are divided by their strongest channel first; it
-    cancels in the rescaling, and float16 could not hold the cube of an activation above 40.
-    `bounded`: divided per head so that products summed over the tokens stay below head_dim.
+    moves towards its strongest channels. A dead token stays zero, one below 2e-4 becomes smaller.
+    At power 3 float32 holds activations up to a million.
     """
-    peak = x.detach().amax(-2, keepdim=True).clamp_min(EPS)
-    unit = x / peak
-    square = unit * unit
-    sharp = square * unit if power == 3 else unit.pow(power)
-    # Both sums are at least 1 where any channel is active; a dead token stays zero.
-    length = square.sum(-2, keepdim=True).clamp_min(EPS)
-    sharp_length = (sharp * sharp).sum(-2, keepdim=True).clamp_min(EPS)
-    scale = peak / peak.amax(-1, keepdim=True) * x.shape[-1] ** -0.5 if bounded else peak
-    return sharp * (scale * (length / sharp_length).sqrt())
+    square = x * x
+    sharp = square * x if power == 3 else x.pow(power)
+    # Gradients divide by the square of the second sum, which must not overflow.
+    sums = (t.sum(-2, keepdim=True).clamp_min(TINY) for t in (square, sharp * sharp))
+    return sharp * torch.div(*sums).sqrt()
 
 
 def apply_matrix(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -77,13 +79,37 @@ class MixConv(ConvBN):
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
         """x: N, heads * dim, h, w; mix: N, heads, dim, dim, rows are the outputs."""
         weight = self.conv.weight[:, :, 0, 0].unflatten(1, mix.shape[1:3])
-        matrix = torch.einsum("ohi,nhij->nohj", weight.to(mix.dtype), mix).flatten(2)
+        matrix = torch.einsum("ohi,nhij->nohj", weight, mix.to(weight.dtype)).flatten(2)
         return self.norm(apply_matrix(matrix, x, self.conv.bias))
 
     def fuse(self) -> "MixConv":
         """The same without its norm."""
         fused = copy.deepcopy(self)
         fused.conv, fused.norm = super().fuse(), nn.Identity()
+        return fused
+
+
+class Scale(nn.Sequential):
+    """Depthwise convolution, then a grouped 1x1, both without bias."""
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """The one grouped convolution that computes the same."""
+        depthwise, mix = self
+        width = mix.weight.shape[1]  # channels of a group
+        fused = nn.Conv2d(
+            mix.in_channels,
+            mix.out_channels,
+            depthwise.kernel_size,
+            padding=depthwise.padding,
+            groups=mix.groups,
+            bias=False,
+            device=mix.weight.device,
+            dtype=mix.weight.dtype,
+        )
+        taps = depthwise.weight[:, 0].unflatten(0, (mix.groups, 1, width))  # groups, 1, in, s, s
+        weight = mix.weight[:, :, 0, 0].unflatten(0, (mix.groups, -1))  # groups, out, in
+        fused.weight.copy_((weight[..., None, None] * taps).flatten(0, 1))
         return fused
 
 
@@ -102,7 +128,7 @@ class ChannelAttention(nn.Module):
         *,
         stride: int = 1,
         head_dim: int = 16,
-        scales: Sequence[int] = (3, 5),
+        scales: Sequence[int] = (3,),
         power: float = 3,
     ) -> None:
         super().__init__()
@@ -110,7 +136,7 @@ class ChannelAttention(nn.Module):
         self.head_dim, self.power = head_dim, power
         self.qkv = NormConv(in_channels, width, stride)
         self.scales = nn.ModuleList(
-            nn.Sequential(
+            Scale(
                 nn.Conv2d(width, width, s, padding=s // 2, groups=width, bias=False),
                 nn.Conv2d(width, width, 1, groups=3 * heads, bias=False),
             )
@@ -130,15 +156,14 @@ class ChannelAttention(nn.Module):
     def attention(self, qk: Tensor) -> Tensor:
         """softmax(temperature * cosine(q_i, k_j)) over j: N, heads, head_dim, head_dim.
 
-        qk: N, 2 * channels, tokens; overwritten. The tokens' L2 norms divide the small matrix.
+        qk: N, 2 * channels, tokens; overwritten. Powers and norms are taken in float32; the rows
+        then have length 1, so that half precision holds them and every product of two.
         """
-        qk = F.relu(qk, inplace=True).unflatten(1, (2, -1, self.head_dim))
-        qk = focus(qk, self.power, bounded=True)
-        norm = torch.linalg.vector_norm(qk, dim=-1, dtype=torch.float32).clamp_min(EPS)
-        q, k = qk.unbind(1)  # N, heads, head_dim, tokens
-        q_norm, k_norm = norm.unbind(1)
-        cosine = q @ k.transpose(-1, -2) / q_norm[..., :, None] / k_norm[..., None, :]
-        return torch.softmax(self.temperature * cosine, -1)
+        dtype = qk.dtype
+        qk = widen(F.relu(qk, inplace=True))
+        qk = focus(qk.unflatten(1, (2, -1, self.head_dim)), self.power)
+        q, k = F.normalize(qk, dim=-1, eps=EPS).to(dtype).unbind(1)  # N, heads, head_dim, tokens
+        return torch.softmax(self.temperature * (q @ k.transpose(-1, -2)), -1)
 
 
 class CrossAttention(nn.Module):
@@ -157,6 +182,8 @@ class CrossAttention(nn.Module):
         self.project = MixConv(high_channels, high_channels, 1)
         spread = torch.eye(self.heads).repeat_interleave(head_dim, 0)  # channels, heads: 0 or 1
         self.register_buffer("spread", spread, persistent=False)
+        same_head = (spread @ spread.t() > 0).unflatten(1, (self.heads, head_dim))
+        self.register_buffer("same_head", same_head, persistent=False)
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         if self.kv_pool_size:
@@ -164,28 +191,32 @@ class CrossAttention(nn.Module):
             low = F.adaptive_avg_pool2d(low, self.kv_pool_size)
         q = F.relu(self.query(high), inplace=True)
         state, total = self.summary(self.key_value(low))
-        sums = apply_matrix(self.spread.t() * total.flatten(1)[:, None], q)  # N, heads, h, w
-        inverse = (1.0 / (sums.float() + EPS)).to(q.dtype)
+        sums = apply_matrix(self.spread.t() * total[:, None], q)  # N, heads, h, w
         # Spreading over the channels of a head by a matrix beats broadcasting in half precision.
-        inverse = apply_matrix(self.spread[None], inverse)
-        return self.project(inverse.mul_(q), state)
+        inverse = apply_matrix(self.spread[None], (sums + EPS).reciprocal())
+        return self.project(inverse.mul_(q), state[:, None])
 
     def summary(self, kv: Tensor) -> tuple[Tensor, Tensor]:
-        """sum_j v_j phi(k_j)^T (N, heads, dim, dim) and sum_j phi(k_j) (N, heads, dim) in float32.
+        """sum_j v_j phi(k_j)^T and sum_j phi(k_j): N, channels, channels and N, channels; float32.
 
-        Both over the mean of the latter: the quotient is the same, and float16 holds them.
+        Products of different heads are zero. Both are divided by the mean of the latter in their
+        head: the quotient is the same, and float16 holds them.
         """
-        k, v = kv.float().flatten(2).unflatten(1, (2, self.heads, -1)).unbind(1)
+        k, v = widen(kv).chunk(2, 1)
         k, device = F.relu(k), k.device.type
         mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            total = k.mean(-1)
-            state = v @ k.transpose(-1, -2) / k.shape[-1]
-            scale = 1.0 / total.mean(-1, keepdim=True).clamp_min(EPS)
-        return state * scale[..., None], total * scale
+            total = k.sum((2, 3)).unflatten(1, (self.heads, -1))
+            mean = total.mean(-1, keepdim=True).clamp_min(EPS * k.shape[2] * k.shape[3])
+            scale = mean.reciprocal()
+            # All heads at once, row by row: products of few channels, or over thousands of tokens,
+            # would each keep few of a GPU's cores busy.
+            state = (v.transpose(1, 2) @ k.permute(0, 2, 3, 1)).sum(1)
+            state = state.unflatten(2, total.shape[1:]) * (self.same_head * scale[:, None])
+        return state.flatten(2), (total * scale).flatten(1)
 
 
-def make_feed_forward(kind: str, expansion: float, channels: int) -> nn.Sequential:
+def make_feed_forward(channels: int, kind: str, expansion: float) -> nn.Sequential:
     """1x1, depthwise 3x3, 1x1 ("inverted") or two 3x3 ("conv"); `expansion` is inner to outer."""
     inner = round(channels * expansion)
     if kind == "inverted":
@@ -197,6 +228,15 @@ def make_feed_forward(kind: str, expansion: float, channels: int) -> nn.Sequenti
         raise InputError(f'feed_forward is {kind!r}; it must be "inverted" or "conv"')
     layers = [layer for conv in convs for layer in (conv, nn.ReLU(inplace=True))]
     return nn.Sequential(*layers[:-1])
+
+
+def of_branches(name: str, value: object) -> tuple:
+    """An option of the high and of the low branch, given for both at once or as a pair."""
+    if not isinstance(value, (tuple, list)):
+        return value, value
+    if len(value) != 2:
+        raise InputError(f"{name} is {value}; one value or two are needed, high branch and low")
+    return tuple(value)
 
 
 class LinearFormerBlock(nn.Module):
@@ -215,33 +255,42 @@ class LinearFormerBlock(nn.Module):
         *,
         attention: Callable[..., nn.Module],
         cross: Callable[..., nn.Module],
-        feed_forward: Callable[[int], nn.Module],
+        feed_forwards: Sequence[Callable[[int], nn.Module]],
         low_to_high: bool,
         high_to_low: bool,
+        residual_relu: bool,
         drop_path: float,
     ) -> None:
         super().__init__()
         stride = 1 if low_in == low_out else 2
+        for_high, for_low = feed_forwards
         self.low_shortcut = NormConv(low_in, low_out, 2) if stride == 2 else nn.Identity()
         self.low_attention = attention(low_in, low_out, stride=stride)
-        self.low_feed_forward = feed_forward(low_out)
+        self.low_feed_forward = for_low(low_out)
         self.low_to_high = ConvBN(low_out, high, 1) if low_to_high else None
         self.high_attention = cross(high, low_out)
-        self.high_feed_forward = feed_forward(high)
+        self.high_feed_forward = for_high(high)
         inject = (ConvBN(high, 2 * high, 3, 2), nn.ReLU(True), ConvBN(2 * high, low_out, 3, 2))
         self.high_to_low = nn.Sequential(*inject) if high_to_low else None
+        self.residual_relu = residual_relu
         self.drop = DropPath(drop_path)
 
     def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-        low = self.drop(self.low_attention(low)).add_(self.low_shortcut(low))
-        low = self.drop(self.low_feed_forward(low)).add_(low)
+        low = self._add(self.low_attention(low), self.low_shortcut(low))
+        low = self._add(self.low_feed_forward(low), low)
         if self.low_to_high is not None:
             high = resize_like(self.low_to_high(low), high).add_(high)
-        high = self.drop(self.high_attention(high, low)).add_(high)
+        high = self._add(self.high_attention(high, low), high)
         high = F.relu(self.drop(self.high_feed_forward(high)).add_(high), inplace=True)
         if self.high_to_low is not None:
-            low = low + self.high_to_low(high)
+            low = self.high_to_low(high).add_(low)
+        elif self.residual_relu:
+            return high, low
         return high, F.relu(low)
+
+    def _add(self, branch: Tensor, x: Tensor) -> Tensor:
+        y = self.drop(branch).add_(x)
+        return F.relu(y, inplace=True) if self.residual_relu else y
 
 
 class RTLinearFormer(SegModel):
@@ -250,14 +299,20 @@ class RTLinearFormer(SegModel):
     Args:
         num_classes: classes of both heads.
         base_channels: width c.
-        feed_forward: "inverted" (1x1, depthwise 3x3, 1x1) or "conv" (two 3x3).
-        expansion: inner width of the feed-forward over its outer width.
+        feed_forward: "inverted" (1x1, depthwise 3x3, 1x1) or "conv" (two 3x3), for both branches
+            or as a pair: high, low.
+        expansion: inner width of the feed-forward over its outer width, likewise.
         attention_channels: channels D of query, key and value at each scale (low resolution).
         attention_head_dim, cross_head_dim: channels of a head of either attention.
         scales: odd kernel sizes of the further token scales; focus_power: exponent p.
         kv_pool_size: side of the pooled key/value grid; 0 keeps the low-resolution grid.
         head_channels, context_channels: inner widths of both heads and of DAPPM.
         low_to_high, high_to_low: for stages 4 and 5, whether the branches are also added.
+        residual_relu: a ReLU behind every residual sum of stages 2, 4 and 5, which inference may
+            compute together with the convolution before it; else where a stage ends or is left.
+        context_norm: whether DAPPM's norms stand "behind" its convolutions, where they fold, or in
+            "front".
+        fusion: how the head's input joins the high branch and the context: "add" or "cat".
         drop_path: rate of all residual branches of stages 4 and 5.
     """
 
@@ -269,18 +324,21 @@ class RTLinearFormer(SegModel):
         num_classes: int,
         *,
         base_channels: int = 64,
-        feed_forward: str = "inverted",
-        expansion: float = 2.0,
+        feed_forward: str | Sequence[str] = ("conv", "inverted"),
+        expansion: float | Sequence[float] = (0.5, 2.0),
         attention_channels: int = 128,
         attention_head_dim: int = 16,
-        scales: Sequence[int] = (3, 5),
+        scales: Sequence[int] = (3,),
         focus_power: float = 3,
         cross_head_dim: int = 16,
         kv_pool_size: int = 0,
         head_channels: int = 128,
         context_channels: int = 128,
-        low_to_high: tuple[bool, bool] = (True, True),
+        low_to_high: tuple[bool, bool] = (True, False),
         high_to_low: tuple[bool, bool] = (True, False),
+        residual_relu: bool = True,
+        context_norm: str = "behind",
+        fusion: str = "add",
         drop_path: float = 0.1,
     ) -> None:
         super().__init__(num_classes)
@@ -288,9 +346,13 @@ class RTLinearFormer(SegModel):
         for width, dim in ((attention_channels, attention_head_dim), (2 * c, cross_head_dim)):
             if width % dim:
                 raise InputError(f"{width} attention channels do not divide into heads of {dim}")
+        if context_norm not in CONTEXT_CONVS:
+            raise InputError(f'context_norm is {context_norm!r}; it must be "behind" or "front"')
+        if fusion not in ("add", "cat"):
+            raise InputError(f'fusion is {fusion!r}; it must be "add" or "cat"')
         self.stem = Stem(c, bias=False)
         self.stage1 = basic_stage(c, c, 2)
-        self.stage2 = basic_stage(c, 2 * c, 2, 2)
+        self.stage2 = basic_stage(c, 2 * c, 2, 2, last_act=residual_relu)
         self.stage3 = basic_stage(2 * c, 4 * c, 2, 2)
         self.low_to_high3 = ConvBN(4 * c, 2 * c, 1)
         self.detail3 = basic_stage(2 * c, 2 * c, 1)
@@ -303,17 +365,27 @@ class RTLinearFormer(SegModel):
                 power=focus_power,
             ),
             "cross": partial(CrossAttention, head_dim=cross_head_dim, kv_pool_size=kv_pool_size),
-            "feed_forward": partial(make_feed_forward, feed_forward, expansion),
+            "feed_forwards": [
+                partial(make_feed_forward, kind=kind, expansion=factor)
+                for kind, factor in zip(
+                    of_branches("feed_forward", feed_forward),
+                    of_branches("expansion", expansion),
+                    strict=True,
+                )
+            ],
+            "residual_relu": residual_relu,
             "drop_path": drop_path,
         }
         self.block4, self.block5 = (
             LinearFormerBlock(2 * c, low, 8 * c, low_to_high=up, high_to_low=down, **common)
             for low, up, down in zip((4 * c, 8 * c), low_to_high, high_to_low, strict=True)
         )
-        self.context = DAPPM(8 * c, context_channels, 2 * c)
-        # Differs from RTFormer: no norm and ReLU in front, they could not be folded.
+        # Differs from RTFormer: norms stand behind convolutions here and in the head, as those in
+        # front of a ReLU cannot be folded.
+        self.context = DAPPM(8 * c, context_channels, 2 * c, conv=CONTEXT_CONVS[context_norm])
+        self.residual_relu, self.fusion = residual_relu, fusion
         self.head = nn.Sequential(
-            ConvBN(4 * c, head_channels, 3),
+            ConvBN(2 * c if fusion == "add" else 4 * c, head_channels, 3),
             nn.ReLU(inplace=True),
             nn.Conv2d(head_channels, num_classes, 1),
         )
@@ -335,13 +407,15 @@ class RTLinearFormer(SegModel):
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Main logits, and the high branch after stage 3, which the auxiliary head reads."""
         x = F.relu(self.stage1(self.stem(x)), inplace=True)  # 1/4
-        x8 = self.stage2(x)
-        low = F.relu(self.stage3(F.relu(x8)), inplace=True)  # 1/16
+        x8 = self.stage2(x)  # 1/8
+        low = self.stage3(x8 if self.residual_relu else F.relu(x8))
+        low = F.relu(low, inplace=True)  # 1/16
         high3 = self.detail3(F.relu(x8 + resize_like(self.low_to_high3(low), x8), inplace=True))
         high, low = self.block4(high3, low)
         high, low = self.block5(high, low)
         context = resize_like(self.context(low), high)
-        return self.head(torch.cat((high, context), 1)), high3
+        joined = context + high if self.fusion == "add" else torch.cat((high, context), 1)
+        return self.head(joined), high3
 
 
 VARIANTS = {

@@ -1,12 +1,13 @@
 """The only door through which weights enter a model: completely, or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from ..errors import InputError
 from ..registry import is_known, resolve_name
+from . import readers
 from .convert import (
     absent_training_heads,
     class_count,
@@ -14,7 +15,8 @@ from .convert import (
     recognise,
     rename_for,
 )
-from .readers import Checkpoint, read_checkpoint
+from .readers import Checkpoint
+from .rtlinearformer import EARLIER, complete_options, is_earlier
 
 __all__ = [
     "Checkpoint",
@@ -26,6 +28,18 @@ __all__ = [
     "recognise",
     "rename_for",
 ]
+
+
+def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) -> Checkpoint:
+    """Read the weights in a file; see `readers.read_checkpoint`.
+
+    Options among its facts are those to build the network with today, also where a default was
+    another when the file was written.
+    """
+    found = readers.read_checkpoint(path, also)
+    if "options" in found.facts:
+        found.facts["options"] = complete_options(found.facts["options"], found.tensors)
+    return found
 
 
 def load_weights(
@@ -55,6 +69,11 @@ def load_weights(
     theirs, ours = found.facts.get("architecture"), getattr(model, "architecture", "")
     if ours and is_known(theirs) and resolve_name(theirs) != ours:
         raise InputError(f"{found.path} holds {resolve_name(theirs)}, the model is {ours}")
+    if is_earlier(found.tensors) and getattr(model, "fusion", "") == "add":
+        words = " ".join(f"{key} {value!r}" for key, value in EARLIER.items())
+        raise InputError(
+            f"{found.path} holds {ours} in its earlier shape; it needs the options {words}"
+        )
     tensors, report = convert_state_dict(
         model,
         found.tensors,

@@ -94,7 +94,7 @@ def card_section(record: dict[str, Any]) -> str:
     ]
     for name, times in sorted(record["models"].items(), key=lambda m: m[1]["graph fp16 nhwc"]):
         options = record.get("options", {}).get(name)
-        note = f" with `{options}`" if options else ""
+        note = f" ({', '.join(f'{k} {v}' for k, v in options.items())})" if options else ""
         cells = (f"{times[column]:.2f}" for column in COLUMNS)
         lines.append(f"| `{name}`{note} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
