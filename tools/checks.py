@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from yacs.config import CfgNode
 
 from configs.loader import changed_keys
 from datasets import DatasetMeta, EvalTransform, SceneDataset
+from utils.checkpoint import as_tuples
 from utils.errors import InputError
 
 FEW_STEPS = 20  # of an epoch
@@ -119,15 +121,24 @@ def check_scored_size(config: CfgNode, size: tuple[int, int], name: str) -> None
             )
 
 
-def refuse_changes(config: CfgNode, earlier: str, path: Path) -> None:
-    """Raise ValueError if a setting differs that a run cannot change on its way."""
-    changed = changed_keys(config, earlier)
+def refuse_changes(config: CfgNode, earlier: str, options: dict[str, Any], path: Path) -> None:
+    """Raise ValueError if a setting differs that a run cannot change on its way.
+
+    Args:
+        earlier: the run's configuration.
+        options: what its network was built with; beside the configuration's MODEL.OPTIONS those
+            whose defaults have changed since.
+    """
+    built, wanted = as_tuples(options), as_tuples(dict(config.MODEL.OPTIONS))
+    pairs = {key: (built.get(key), wanted.get(key)) for key in (*built, *wanted)}
+    changed = {f"MODEL.OPTIONS.{key}": pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    settings = changed_keys(config, earlier)
+    changed |= {k: settings[k] for k in ("TRAIN.OPTIMIZER", "TRAIN.WD_ON_NORM") if k in settings}
     for key, (then, now) in changed.items():
-        if key.startswith("MODEL.OPTIONS") or key in ("TRAIN.OPTIMIZER", "TRAIN.WD_ON_NORM"):
-            raise InputError(
-                f"{path} is a run with {key} {then}, which cannot become {now} on the way; set it "
-                "back, or start anew with TRAIN.RESUME False"
-            )
+        raise InputError(
+            f"{path} is a run with {key} {then}, which cannot become {now} on the way; set it "
+            "back, or start anew with TRAIN.RESUME False"
+        )
 
 
 def advice(config: CfgNode, steps: int, last_lr: float) -> list[str]:

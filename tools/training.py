@@ -153,7 +153,7 @@ def find_saved(job: Job) -> None:
     job.saved = None
     if found := find_resumable(job.folder, read):
         job.saved, job.saved_at, job.damage = found
-        refuse_changes(job.config, job.saved["config"], job.saved_at)
+        refuse_changes(job.config, job.saved["config"], job.saved.get("options", {}), job.saved_at)
 
 
 def open_folder(job: Job, world: World) -> list[Any]:

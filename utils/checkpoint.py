@@ -80,18 +80,18 @@ def check_belongs(
             f"DATASET.DATASET is {dataset} ({len(class_names)} classes). To fine-tune, train with "
             """it as MODEL.PRETRAINED and MODEL.RESET "('head', 'aux_head')\""""
         )
-    if _tuples(checkpoint["options"]) != _tuples(options):
+    if as_tuples(checkpoint["options"]) != as_tuples(options):
         raise InputError(
             f"{path} was trained with MODEL.OPTIONS {checkpoint['options']}; they are {options} "
             "here and must be the same"
         )
 
 
-def _tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """`value` with every list as a tuple; which of the two a setting became tells nothing."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+        return {key: as_tuples(item) for key, item in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 class DamagedError(ValueError):

@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 from builders import build_dataset
-from checks import LONGEST_SIDE, check_network, check_test_batch, unused_reset
+from checks import (
+    LONGEST_SIDE,
+    check_network,
+    check_test_batch,
+    refuse_changes,
+    unused_reset,
+)
 
 from configs import get_config
 from datasets import get_meta
 from datasets.transforms import Sample
+from models.weights.rtlinearformer import EARLIER
 
 OPTIONS = {  # network -> options that it cannot be built from, or not run with
     "rtlinearformer_slim": {
@@ -122,3 +129,14 @@ def test_reset_without_weights_is_told(config, reset, weights, told):
     found = unused_reset(config("MODEL.RESET", reset, "MODEL.PRETRAINED", weights))
     assert len(found) == told
     assert all("MODEL.RESET ('head',)" in line and "MODEL.PRETRAINED" in line for line in found)
+
+
+def test_a_run_goes_on_with_the_network_that_it_was_begun_with(config):
+    """Also where its configuration is silent, as the defaults were others."""
+    words = [word for key, value in EARLIER.items() for word in (f"MODEL.OPTIONS.{key}", value)]
+    begun, built = config(), dict(config().MODEL.OPTIONS) | EARLIER | {"scales": [3, 5]}
+    refuse_changes(config(*words), begun.dump(), built, "last.pt")
+    with pytest.raises(ValueError, match=r"last.pt is a run with MODEL.OPTIONS.feed_forward inver"):
+        refuse_changes(begun, begun.dump(), built, "last.pt")
+    with pytest.raises(ValueError, match=r"MODEL.OPTIONS.power None.* cannot become 2"):
+        refuse_changes(config("MODEL.OPTIONS.power", 2), begun.dump(), begun.MODEL.OPTIONS, "x")
