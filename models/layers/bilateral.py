@@ -1,8 +1,11 @@
 """Two branches that exchange features at the end of a stage (DDRNet, Fig. 4; RDRNet, Fig. 2)."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .conv import ConvBN
 from .resize import resize_like
 
@@ -54,3 +57,21 @@ class BilateralStage(nn.Module):
             down = conv(F.relu(down))
         up = self.compress(F.relu(low))
         return low + down, high + resize_like(up, high)
+
+
+def check_depths(blocks: Sequence, *, least: int, example: Sequence) -> Sequence:
+    """`blocks`, the option `blocks_per_stage` of RDRNet and GCNet, if it has their form.
+
+    Raises ValueError unless it is two numbers of `least` or more, for the stages before the
+    branches part, and three pairs of 1 or more, for the low and the high branch.
+    """
+    pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in blocks[2:]]
+    numbers = [*blocks[:2], *(n for pair in pairs for n in pair)]
+    ok = len(blocks) == 5 and all(len(pair) == 2 for pair in pairs)
+    ok = ok and all(isinstance(n, int) for n in numbers)
+    if not ok or min(numbers[:2]) < least or min(numbers[2:]) < 1:
+        raise InputError(
+            f"blocks_per_stage is {blocks}; accepted: two numbers of {least} or more and three "
+            f"pairs of 1 or more, such as {example}"
+        )
+    return blocks

@@ -79,7 +79,7 @@ def compact(fixture: Fixture) -> dict[str, Any]:
         outputs = [
             {key: entry[key] for key in ("name", "role", "shape", "key") if key in entry}
             for entry in case["outputs"]
-            if entry.get("role") != "other"
+            if entry.get("role") != "other" or fixture.kind == "block"  # whose outputs all count
         ]
         kept = {key: case[key] for key in KEPT_OF_CASE if key in case}
         result["cases"].append({**kept, "outputs": outputs})
