@@ -5,11 +5,11 @@ Apache-2.0). Not the Global Context Network of 2019, whose name is the same.
 RDRNet's two branches, of blocks whose every path ends in a 1x1 convolution, up to the last stage:
     stem                   N, 3, H, W -> N, 2C, H/8, W/8 (stages 1 to 3)
     stage4, stage5         low N, 4C, H/16, W/16, then N, 8C, H/32, W/32; high N, 2C, H/8, W/8
-    low6, high6            low N, 16C, H/64, W/64; high N, 4C, H/8, W/8; neither rectified
+    low6, high6            low N, 16C, H/64, W/64; high N, 4C, H/8, W/8
     context                DAPPM on the low branch
     head                   logits N, classes, H/8, W/8 from high + context
-Both branches of stages 4 and 5 end rectified, so that what they exchange is added to rectified
-features; in RDRNet and DDRNet the features that are added to are signed.
+What a branch receives after stages 4 and 5 is added to its rectified features; in RDRNet and DDRNet
+these are signed.
 `fuse` gives the deployed form. Any input size passes. Fresh classifier biases are 0, which the
 official code leaves to torch's default.
 """
@@ -122,10 +122,20 @@ class GCNet(SegModel):
             *gc_stage(c, 2 * c, depth3, 2),
         )
         self.stage4 = BilateralStage(
-            gc_stage(2 * c, 4 * c, low4, 2), gc_stage(2 * c, 2 * c, high4), 4 * c, 2 * c, 1
+            gc_stage(2 * c, 4 * c, low4, 2, last_act=False),
+            gc_stage(2 * c, 2 * c, high4, last_act=False),
+            4 * c,
+            2 * c,
+            1,
+            rectified=True,
         )
         self.stage5 = BilateralStage(
-            gc_stage(4 * c, 8 * c, low5, 2), gc_stage(2 * c, 2 * c, high5), 8 * c, 2 * c, 2
+            gc_stage(4 * c, 8 * c, low5, 2, last_act=False),
+            gc_stage(2 * c, 2 * c, high5, last_act=False),
+            8 * c,
+            2 * c,
+            2,
+            rectified=True,
         )
         self.low6 = gc_stage(8 * c, 16 * c, low6, 2, last_act=False)
         self.high6 = gc_stage(2 * c, 4 * c, high6, last_act=False)
