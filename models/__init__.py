@@ -4,6 +4,7 @@ from . import (  # noqa: F401  (each registers its variants)
     bisenetv1,
     bisenetv2,
     ddrnet,
+    gcnet,
     lrformer,
     pidnet,
     rdrnet,

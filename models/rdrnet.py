@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel, TrainOutputs
-from .errors import InputError
-from .layers.bilateral import BilateralStage
+from .layers.bilateral import BilateralStage, check_depths
 from .layers.context import PAPPM
 from .layers.conv import ConvBN
 from .layers.head import SegHead
 from .layers.init import kaiming_init
+from .layers.reparam import merge_paths
 from .layers.residual import Bottleneck
 from .layers.resize import resize_like
 from .registry import register
@@ -55,22 +55,9 @@ class RepBlock(nn.Module):
             y = y + self.identity(x)
         return F.relu(y, inplace=True) if self.act else y
 
-    @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """The deployed form. The paths are folded in float64, so that their sum is not rounded."""
-        conv = self.conv3x3.fuse()
-        weight, bias = conv.weight.double(), conv.bias.double()
-        first, second = (path.fuse() for path in self.conv1x1)
-        outer = second.weight.double().flatten(1)
-        weight[:, :, 1, 1] += outer @ first.weight.double().flatten(1)
-        bias += outer @ first.bias.double() + second.bias.double()
-        if self.identity is not None:
-            norm = self.identity
-            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-            weight[:, :, 1, 1] += scale.diag()
-            bias += norm.bias.double() - norm.running_mean.double() * scale
-        conv.weight.copy_(weight)
-        conv.bias.copy_(bias)
+        """The deployed form: one 3x3 convolution, and the ReLU if there is one."""
+        conv = merge_paths(((self.conv3x3,), self.conv1x1), self.identity)
         return nn.Sequential(conv, nn.ReLU(inplace=True)) if self.act else conv
 
 
@@ -159,7 +146,9 @@ class RDRNet(SegModel):
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
-        depth2, depth3, *pairs = _check_blocks(blocks_per_stage)
+        depth2, depth3, *pairs = check_depths(
+            blocks_per_stage, least=0, example=(4, 3, (5, 4), (5, 4), (1, 1))
+        )
         self.stem = nn.Sequential(
             RepBlock(3, c, 2),
             RepBlock(c, c, 2),
@@ -206,20 +195,6 @@ class RDRNet(SegModel):
         high = self.high6(F.relu(high))
         context = self.context(self.low6(F.relu(low)))
         return self.head(high + resize_like(context, high)), high4
-
-
-def _check_blocks(blocks: Sequence) -> Sequence:
-    """`blocks` if it has the form that RDRNet needs."""
-    pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in blocks[2:]]
-    numbers = [*blocks[:2], *(n for pair in pairs for n in pair)]
-    ok = len(blocks) == 5 and all(len(pair) == 2 for pair in pairs)
-    ok = ok and all(isinstance(n, int) for n in numbers)
-    if not ok or min(numbers[:2]) < 0 or min(numbers[2:]) < 1:
-        raise InputError(
-            f"blocks_per_stage is {blocks}; accepted: two numbers and three pairs of 1 or more, "
-            "such as (4, 3, (5, 4), (5, 4), (1, 1))"
-        )
-    return blocks
 
 
 VARIANTS = {

@@ -204,7 +204,7 @@ def write_checkpoint(fixture: Fixture, case: dict[str, Any], folder: Path) -> Pa
 def load(model: nn.Module, path: Path, fixture: Fixture) -> str:
     """Load; heads of which the fixture has nothing at all stay fresh. Returns `loaded/stated`."""
     report = load_weights(model, path, inference=True)
-    return f"{re.match(r'[0-9]+', report)[0]}/{len(fixture.entry('state_dict'))}"
+    return f"{re.match(r'[0-9]+', report)[0]}/{len(fixture.tensors())}"
 
 
 def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path) -> Iterator[Row]:

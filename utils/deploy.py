@@ -108,8 +108,7 @@ class Prepared:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # of compilers, recorders and exporters
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = f"{self.runtime} is not possible: {lines[0]}"
+            reason = f"{self.runtime} is not possible: {_cause(error)}"
             if self.insists:
                 raise InputError(f"runtime {reason}") from error
             run, remarks, self.runtime = self._eager, [reason], "eager"
@@ -206,6 +205,13 @@ def prepare_for_inference(
         first_call_seconds=time.perf_counter() - began,
         remarks=prepared.remarks,
     )
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong first, which exporters hide behind instructions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def choose_runtime(runtime: str, device: torch.device, precision: str, *, announced: bool) -> str:

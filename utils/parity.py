@@ -21,6 +21,7 @@ import numpy as np
 from .errors import InputError
 
 TOLERANCE = 2e-5  # relative to max |reference|
+NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 NOISE_FACTOR = 10  # a case that states its own float32 noise is held to this many times of it
 
 # Fixtures that do not state theirs, but whose float32 outputs differ by more than TOLERANCE between
@@ -72,6 +73,20 @@ class Fixture:
         if not isinstance(cases, list) or not cases:
             raise InputError(f"{self.path} has no cases")
         return cases
+
+    def tensors(self) -> list[tuple[str, list[int]]]:
+        """Keys and shapes of the state dict, in order.
+
+        The five tensors of a BatchNorm may stand as one entry, [path, "norm", channels].
+        """
+        result = []
+        for key, shape, *channels in self.entry("state_dict"):
+            if shape == "norm":
+                *vectors, counter = (f"{key}.{leaf}" for leaf in NORM_LEAVES)
+                result += [(vector, [*channels]) for vector in vectors] + [(counter, [])]
+            else:
+                result.append((key, shape))
+        return result
 
     def array(self, key: str) -> np.ndarray:
         """A whole array, from `inline` or the npz. It must be finite."""
@@ -158,7 +173,7 @@ def fill(fixture: Fixture, case: Mapping[str, Any]) -> dict[str, np.ndarray]:
     untouched = set(fixture.data.get("untouched", ()))
     return {
         key: fill_tensor(key, shape, salt, gain)
-        for key, shape in fixture.entry("state_dict")
+        for key, shape in fixture.tensors()
         if key not in untouched
     }
 

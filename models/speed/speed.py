@@ -253,25 +253,44 @@ def prepare(
                 lines = published_lines(model, args, precision, device)
                 lines = {end: lines[end] for end in lines if end in args.lines}
             else:
-                prepared = {}
-                for end in args.lines:
-                    output = "classes" if end == "frame" else end
-                    if end == "frame" and "classes" in prepared:
-                        prepared[end] = prepared["classes"]
-                        continue
-                    prepared[end], deployment = prepare_for_inference(
-                        fused,
-                        device=device,
-                        precision=precision,
-                        size=tuple(args.r),
-                        batch=args.batch,
-                        output=output,
-                        runtime=form,
+                try:
+                    prepared, told[f"{name} {form} {precision}"] = prepare_outputs(
+                        fused, args, form, precision, device
                     )
-                    told[f"{name} {form} {precision}"] = str(deployment)
+                except InputError as error:  # of this network alone
+                    told[f"{name} {form} {precision}"] = f"left out: {error}"
+                    say(f"left out: {error}")
+                    continue
                 lines = deployed_lines(prepared, args, precision, device)
             functions |= {label(name, form, precision, end): f for end, f in lines.items()}
     return functions, told
+
+
+def prepare_outputs(
+    fused: SegModel,
+    args: argparse.Namespace,
+    form: str,
+    precision: str,
+    device: torch.device,
+) -> tuple[dict[str, Prepared], str]:
+    """The network once for every output that `args` asks for, and how it runs."""
+    prepared, told = {}, ""
+    for end in args.lines:
+        output = "classes" if end == "frame" else end
+        if end == "frame" and "classes" in prepared:
+            prepared[end] = prepared["classes"]
+            continue
+        prepared[end], deployment = prepare_for_inference(
+            fused,
+            device=device,
+            precision=precision,
+            size=tuple(args.r),
+            batch=args.batch,
+            output=output,
+            runtime=form,
+        )
+        told = str(deployment)
+    return prepared, told
 
 
 def run(
@@ -280,7 +299,8 @@ def run(
     """Measure everything that `args` asks for; the numbers of the record."""
     functions, told = prepare(models, args, device)
     if not functions:
-        raise InputError(f"--form published has no line {', '.join(args.lines)}")
+        none = f"--form published has no line {', '.join(args.lines)}"
+        raise InputError(next(iter(told.values()), none).removeprefix("left out: "))
     first = next(iter(functions.values()))
     first()  # what only the first call needs must not count as peak memory
     memory = peak_memory(first, device)

@@ -8,23 +8,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import bisenetv1, bisenetv2, ddrnet, lrformer, pidnet, rdrnet, rtformer
+from .. import bisenetv1, bisenetv2, ddrnet, gcnet, lrformer, pidnet, rdrnet, rtformer
 from ..errors import InputError
 from ..layers.reparam import fuse
 from ..registry import build_backbone, build_model, list_backbones, list_models
 from .bisenet import BISENETV1, BISENETV2
 from .ddrnet import DDRNET
+from .gcnet import GCNET
 from .lrformer import LRFORMER, LRFORMER_BACKBONE
 from .pidnet import PIDNET
 from .rdrnet import RDRNET
 from .rtformer import RTFORMER
-from .rules import Dialect, Fill, Renaming, one_line, own_dialects, rename_keys, strip_wrappers
+from .rules import (
+    PASSES_ON,
+    Dialect,
+    Fill,
+    Renaming,
+    one_line,
+    own_dialects,
+    rename_keys,
+    strip_wrappers,
+)
 
 # Class of a network or block -> the foreign dialects that it reads.
 DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
     pidnet.PIDNet: PIDNET,
     ddrnet.DDRNet: DDRNET,
     rdrnet.RDRNet: RDRNET,
+    gcnet.GCNet: GCNET,
     bisenetv1.BiSeNetV1: BISENETV1,
     bisenetv2.BiSeNetV2: BISENETV2,
     lrformer.LRFormer: LRFORMER,
@@ -121,10 +132,17 @@ def convert_state_dict(
             fresh[target] = fill.reason
         else:
             constant[target] = fill.reason
-            tensors[target] = torch.full_like(own[target], fill.value)
+            tensors[target] = _filled(own[target], fill.value)
     parts += [_count(constant, "constant")] if constant else []
     parts += [_count(fresh, "left fresh")] if fresh else []
     return tensors, f"{', '.join(parts)}; its keys have {renaming.dialect.name} names"
+
+
+def _filled(own: Tensor, value: float | str) -> Tensor:
+    """A tensor like `own` of what a `Fill` says."""
+    if value == PASSES_ON:
+        return nn.init.dirac_(torch.empty_like(own))
+    return torch.full_like(own, value)
 
 
 def _count(reasons: Mapping[str, str], what: str) -> str:

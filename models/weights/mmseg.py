@@ -29,6 +29,7 @@ STEM = (
     Rule(r"stem\.2\.(\d+)", r"stage1.\1", RESIDUAL_BLOCK),
     Rule(r"stem\.4\.(\d+)", r"stage2.\1", RESIDUAL_BLOCK),
 )
+BIASED = {"weight": "conv.weight", "bias": "norm.bias"}  # a deployed convolution
 DROPS = {r"data_preprocessor\..*": "input normalisation"}
 
 
@@ -55,6 +56,29 @@ FCN_HEADS = (
     Rule("decode_head", "head", _FCN),
     Rule(r"auxiliary_head\.(\d+)", r"aux_heads.\1", _FCN),
 )
+
+
+def one_path(loaded: str, silent: str, eps: float) -> dict[str, Fill]:
+    """What the deployed form of a block of several paths, one convolution, leaves out.
+
+    The convolution is loaded as the first of the paths: its BatchNorm passes everything on and adds
+    the bias, and the other paths give 0. Evaluated or fused, the network is the deployed one.
+
+    Args:
+        loaded: regular expression of our BatchNorms that pass on; of their tensors only the bias is
+            stored.
+        silent: regular expression of our convolutions and BatchNorms that give 0.
+        eps: of the BatchNorms that pass on.
+    """
+    reason = "the deployed form has one path"
+    return {
+        rf"{loaded}\.weight": Fill(1.0, reason),
+        rf"{loaded}\.running_mean": Fill(0.0, reason),
+        rf"{loaded}\.running_var": Fill(1.0 - eps, reason),
+        rf"{silent}\.(weight|bias|running_mean)": Fill(0.0, reason),
+        rf"{silent}\.running_var": Fill(1.0, reason),
+        rf"({loaded}|{silent})\.num_batches_tracked": Fill(0.0, reason),
+    }
 
 
 def whole(name: str, rules: tuple[Rule, ...], **more: Any) -> Dialect:

@@ -2,7 +2,7 @@
 
 from ..rdrnet import NORM
 from . import mmseg
-from .rules import Fill, Rule, modules
+from .rules import Rule, modules
 
 
 def _rules(block: dict[str, str], process: dict[str, str]) -> tuple[Rule, ...]:
@@ -22,23 +22,14 @@ def _rules(block: dict[str, str], process: dict[str, str]) -> tuple[Rule, ...]:
     )
 
 
-# A deployed convolution is loaded as the 3x3 path: its BatchNorm passes everything on and adds the
-# bias, and the other paths give 0. Evaluated or fused, the network is the deployed one.
-_REASON = "the deployed form has one path"
-_LOADED = r"(.*\.conv3x3|context\.process\.convs\.0)\.norm"
-_SILENT = r"(.*\.conv1x1\.[01]\.(conv|norm)|.*\.identity|context\.process\.convs\.1\.(conv|norm))"
-_DEPLOYED_FILLS = {
-    rf"{_LOADED}\.weight": Fill(1.0, _REASON),
-    rf"{_LOADED}\.running_mean": Fill(0.0, _REASON),
-    rf"{_LOADED}\.running_var": Fill(1.0 - NORM["eps"], _REASON),
-    rf"{_SILENT}\.(weight|bias|running_mean)": Fill(0.0, _REASON),
-    rf"{_SILENT}\.running_var": Fill(1.0, _REASON),
-    rf"({_LOADED}|{_SILENT})\.num_batches_tracked": Fill(0.0, _REASON),
-}
+_DEPLOYED_FILLS = mmseg.one_path(
+    r"(.*\.conv3x3|context\.process\.convs\.0)\.norm",
+    r"(.*\.conv1x1\.[01]\.(conv|norm)|.*\.identity|context\.process\.convs\.1\.(conv|norm))",
+    NORM["eps"],
+)
 
 _PATHS = {"path_3x3": "conv3x3", "path_1x1.conv1": "conv1x1.0", "path_1x1.conv2": "conv1x1.1"}
 _PARALLEL = {"parallel1": "convs.0", "parallel2": "convs.1"}
-_BIASED = {"weight": "conv.weight", "bias": "norm.bias"}
 
 RDRNET = (
     mmseg.whole(
@@ -51,8 +42,8 @@ RDRNET = (
     mmseg.whole(
         "deployed RDRNet",
         _rules(
-            modules(_BIASED, {"reparam_3x3": "conv3x3"}),
-            modules(_BIASED, {"reparam_parallel": "convs.0"}),
+            modules(mmseg.BIASED, {"reparam_3x3": "conv3x3"}),
+            modules(mmseg.BIASED, {"reparam_parallel": "convs.0"}),
         ),
         fills=_DEPLOYED_FILLS,
     ),

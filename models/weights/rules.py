@@ -14,6 +14,7 @@ from typing import TypeVar
 _Value = TypeVar("_Value")
 _NORM_LEAVES = ("running_mean", "running_var", "num_batches_tracked")
 TORCH_LEAVES = {name: name for name in ("weight", "bias", *_NORM_LEAVES)}
+PASSES_ON = "passes on"
 PADDLE_LEAVES = {
     "weight": "weight",
     "bias": "bias",
@@ -58,10 +59,11 @@ def modules(parts: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str
 class Fill:
     """What a target that a dialect does not store is set to, and why that is the same network.
 
-    value: a number, or None for the model's present value.
+    value: a number, PASSES_ON for the kernel that gives its input back, or None for the model's
+        present value.
     """
 
-    value: float | None
+    value: float | str | None
     reason: str
 
 

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import pickle
 import pickletools
 import struct
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from models import SegModel, build_model
 from models.weights import load_weights, rename_for
+from utils.parity import read_fixture
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 # Options that make a family's networks small without changing the names of their tensors.
@@ -23,6 +23,7 @@ SMALL = {
     "pidnet": {"base_channels": 4, "context_channels": 6, "head_channels": 8},
     "ddrnet": {"base_channels": 4, "context_channels": 6, "head_channels": 8},
     "rdrnet": {"base_channels": 4, "context_channels": 6, "head_channels": 8},
+    "gcnet": {"base_channels": 4, "context_channels": 6, "head_channels": 8},
     "bisenetv1": {"base_channels": 4, "head_channels": 8, "aux_channels": 6},
     "bisenetv2": {"base_channels": 8, "head_channels": 8},
     "lrformer": {"embed_dims": (8, 8, 8, 8), "num_heads": (1, 1, 1, 1), "head_channels": 8},
@@ -46,6 +47,7 @@ DIALECTS = {
     "rdrnet_s": ("rdrnet_s", {}, "RDRNet", ""),
     "rdrnet_m": ("rdrnet_m", {}, "RDRNet", ""),
     "rdrnet_l": ("rdrnet_l", {}, "RDRNet", ""),
+    "gcnet_s": ("gcnet_s", {}, "GCNet", ""),
     "bisenetv1_r18": ("bisenetv1_r18", {}, "mmsegmentation BiSeNetV1", ""),
     "bisenetv2": ("bisenetv2", {}, "mmsegmentation BiSeNetV2", ""),
     "lrformer_t": ("lrformer_t", {}, "LRFormer", ""),
@@ -78,7 +80,7 @@ def fill(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def golden_keys(name: str) -> list[str]:
     """Keys of the official network of a golden file, in its order."""
-    return [key for key, _ in json.loads((GOLDEN / f"{name}.json").read_text())["state_dict"]]
+    return [key for key, _ in read_fixture(GOLDEN / f"{name}.json").tensors()]
 
 
 def named(model: nn.Module, keys: Iterable[str]) -> dict[str, Tensor]:

@@ -128,7 +128,9 @@ def test_bare_backbones_need_no_classifier(dialect, save):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("golden", ["pidnet_s", "mmseg_pidnet_s", "ddrnet_39", "rdrnet_s"])
+@pytest.mark.parametrize(
+    "golden", ["pidnet_s", "mmseg_pidnet_s", "ddrnet_39", "rdrnet_s", "gcnet_s"]
+)
 def test_a_key_with_and_without_its_prefix_is_refused(golden, save):
     _, state, other = foreign(golden)
     for prefix in ("model.", "backbone."):

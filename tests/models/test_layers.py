@@ -117,11 +117,12 @@ def test_eps_and_momentum_reach_every_norm(make):
         assert norms and {(m.eps, m.momentum) for m in norms} == {expected}
 
 
+@pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("steps", [1, 2])
 @torch.no_grad()
-def test_branches_exchange_what_they_had_before(steps):
+def test_branches_exchange_what_they_had_before(steps, rectified):
     low_stage, high_stage = basic_stage(6, 12, 2, 2**steps), basic_stage(4, 4, 2)
-    stage = trained(BilateralStage(low_stage, high_stage, 12, 4, steps))
+    stage = trained(BilateralStage(low_stage, high_stage, 12, 4, steps, rectified=rectified))
     assert [conv.conv.out_channels for conv in stage.down] == {1: [12], 2: [8, 12]}[steps]
     low, high = torch.randn(2, 6, 13, 18), torch.randn(2, 4, 13, 18)
     kept = low.clone(), high.clone()
@@ -133,6 +134,8 @@ def test_branches_exchange_what_they_had_before(steps):
         assert conv.conv.kernel_size == (3, 3) and conv.conv.stride == (2, 2)
         down = conv.norm(conv.conv(F.relu(down)))
     up = stage.compress.norm(stage.compress.conv(F.relu(own_low)))
+    if rectified:
+        own_low, own_high = F.relu(own_low), F.relu(own_high)
     torch.testing.assert_close(new_low, own_low + down)
     up = F.interpolate(up, size=(13, 18), mode="bilinear", align_corners=False)
     torch.testing.assert_close(new_high, own_high + up)

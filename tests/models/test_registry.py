@@ -152,7 +152,8 @@ def test_names_are_exact():
     assert list_models() == sorted(
         "pidnet_s pidnet_m pidnet_l rtformer_slim rtformer_base rtlinearformer_slim "
         "rtlinearformer_base ddrnet_23_slim ddrnet_23 ddrnet_39 rdrnet_s_simple rdrnet_s rdrnet_m "
-        "rdrnet_l bisenetv1_r18 bisenetv2 lrformer_t lrformer_s lrformer_b lrformer_l".split()
+        "rdrnet_l gcnet_s gcnet_m gcnet_l bisenetv1_r18 bisenetv2 lrformer_t lrformer_s lrformer_b "
+        "lrformer_l".split()
     )
     assert resolve_name("pidnet_s") == "pidnet_s"
     with pytest.raises(ValueError, match="'pidnet_small'; did you mean pidnet_s"):

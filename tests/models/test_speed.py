@@ -11,6 +11,8 @@ import torch
 
 from models import build_model, fuse
 from utils.benchmark import count_macs, count_parameters, time_ratio
+from utils.deploy import prepare_for_inference
+from utils.errors import InputError
 from utils.roofline import CARDS
 
 speed = importlib.import_module("models.speed.speed")
@@ -99,6 +101,24 @@ def test_record(tmp_path, monkeypatch, capsys):
         assert text in done.out, text
     assert "preparing ddrnet_23_slim, eager, bf16 (6 of 6)" in done.err
     assert "measuring 12 lines" in done.err
+
+
+def test_a_form_that_one_network_cannot_take_does_not_end_the_others(monkeypatch, tmp_path, capsys):
+    def only_ddrnet(network, **options):
+        if network.architecture == "pidnet_s":
+            raise InputError("no such layer")
+        return prepare_for_inference(network, **options)
+
+    monkeypatch.setattr(speed, "prepare_for_inference", only_ddrnet)
+    words = ["--a", "pidnet_s", *QUICK, "--lines", "logits", "--out", str(tmp_path / "x.json")]
+    assert speed.main([*words, "--a", "ddrnet_23_slim"]) == 0
+    done = capsys.readouterr()
+    assert "pidnet_s eager fp32: left out: no such layer" in done.out
+    assert list(json.loads((tmp_path / "x.json").read_text())["lines"]) == [
+        "ddrnet_23_slim eager fp32 logits"
+    ]
+    with pytest.raises(ValueError, match="^no such layer$"):
+        speed.main(words)
 
 
 LINE = {"median_ms": 2.0, "p10_ms": 1.9, "p90_ms": 2.1, "fps": 500.0}

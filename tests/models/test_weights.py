@@ -54,6 +54,7 @@ def test_reset_keeps_present_values(save):
         "pidnet_s": ("seghead_p", "seghead_d"),
         "ddrnet_23": ("seghead_extra",),
         "rdrnet_s": ("decode_head.aux",),
+        "gcnet_s": ("decode_head.aux",),
         "bisenetv1_r18": ("auxiliary_head",),
         "bisenetv2": ("auxiliary_head",),
         "rtformer_slim": ("seghead_extra",),
@@ -126,7 +127,9 @@ def test_published_files_of_another_family_say_which(golden, save):
     refuse(target, save(state), rf"holds {family} weights of other sizes \({dialect} names\)")
 
 
-@pytest.mark.parametrize("name", ["ddrnet_39", "lrformer_t", "rdrnet_s", "bisenetv1_r18"])
+@pytest.mark.parametrize(
+    "name", ["ddrnet_39", "lrformer_t", "rdrnet_s", "gcnet_s", "bisenetv1_r18"]
+)
 def test_published_files_of_full_size_say_which(name, save):
     """With the number of classes of another data set."""
     with torch.device("meta"):
@@ -166,7 +169,9 @@ def test_every_key_is_accounted_for(save):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("golden", ["ddrnet_39", "rdrnet_s", "bisenetv1_r18", "bisenetv2"])
+@pytest.mark.parametrize(
+    "golden", ["ddrnet_39", "rdrnet_s", "gcnet_s", "bisenetv1_r18", "bisenetv2"]
+)
 def test_every_key_of_other_families_is_needed(golden, save):
     _, state, other = foreign(golden)
     before = {key: value.clone() for key, value in other.state_dict().items()}

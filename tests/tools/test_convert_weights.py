@@ -1,7 +1,6 @@
 """From a published file to one of ours, as a user would."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 
 from models import build_model
 from models.weights import load_weights, read_checkpoint, rename_for
+from utils.parity import read_fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {"base_channels": 4, "context_channels": 6, "head_channels": 8}
@@ -19,9 +19,7 @@ WORDS = [str(word) for pair in OPTIONS.items() for word in pair]
 @pytest.fixture
 def published(tmp_path):
     """A small DDRNet under the official names, without the training head, and that network."""
-    keys = [
-        k for k, _ in json.loads((ROOT / "tests/golden/ddrnet_23.json").read_text())["state_dict"]
-    ]
+    keys = [k for k, _ in read_fixture(ROOT / "tests/golden/ddrnet_23.json").tensors()]
     model = build_model("ddrnet_23_slim", 11, **OPTIONS).eval()
     own = model.state_dict()
     sources = rename_for(model, keys).sources

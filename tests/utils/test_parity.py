@@ -41,6 +41,15 @@ def test_filling_by_the_role_of_the_key():
     assert counter.dtype == np.int64 and counter == 0
 
 
+def test_a_batch_norm_may_be_one_entry(tmp_path):
+    toy = fixture(tmp_path, state_dict=[["w.weight", [2, 2]], ["n", "norm", 3], ["w.bias", [2]]])
+    leaves = "weight bias running_mean running_var".split()
+    norm = [*((f"n.{leaf}", [3]) for leaf in leaves), ("n.num_batches_tracked", [])]
+    assert toy.tensors() == [("w.weight", [2, 2]), *norm, ("w.bias", [2])]
+    state = parity.fill(toy, {})
+    assert [(key, list(value.shape)) for key, value in state.items()] == toy.tensors()
+
+
 def test_gain_and_salt_of_file_and_case(tmp_path):
     toy = fixture(
         tmp_path,

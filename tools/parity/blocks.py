@@ -9,10 +9,12 @@ from typing import Any
 import _init_paths  # noqa: F401
 from torch import Tensor, nn
 
+from models.gcnet import GCBlock
 from models.layers.conv import ResidualDepthwise
 from models.lrformer import Block, LayerNorm2d, LowResolutionAttention, LRHead
 from models.rtformer import CrossAttention, GroupedAttention, RTFormerBlock
 from models.weights.convert import DIALECTS
+from models.weights.gcnet import BLOCK as GCNET_BLOCK
 from models.weights.lrformer import ATTENTION, BLOCK, REFINE, head_rules
 from models.weights.rtformer import BLOCK as RTFORMER_BLOCK
 from models.weights.rtformer import COUNTERS, GROUPED_ATTENTION
@@ -38,7 +40,7 @@ def block_builder(fixture: Fixture) -> Callable[[], nn.Module]:
 
 
 def described(text: str) -> tuple[str, dict[str, Any]] | None:
-    """Name and arguments of the two blocks whose constructor is told in words."""
+    """Name and arguments of the blocks whose constructor is told in words."""
     head = re.match(
         r"LRHead .*?in_channels ([\d/]+).*?\bchannels (\d+), num_classes (\d+)", text, re.DOTALL
     )
@@ -50,6 +52,9 @@ def described(text: str) -> tuple[str, dict[str, Any]] | None:
     container = re.match(r"container with attn = .*?\(dim (\d+), (\d+) heads", text)
     if container:
         return "LRSA", {"channels": int(container[1]), "num_heads": int(container[2])}
+    blocks = re.findall(r"(\w+) = (GCBlock\([^()]*\))", text)
+    if blocks:
+        return "GCBlocks", {name: parse_constructor(call)[1] for name, call in blocks}
     return None
 
 
@@ -75,6 +80,18 @@ class LowResolutionBlocks(nn.Module):
         )
 
 
+class GCBlocks(nn.Module):
+    """GCNet's blocks side by side, each with the arguments under its name."""
+
+    def __init__(self, **blocks: dict[str, Any]) -> None:
+        super().__init__()
+        for name, arguments in blocks.items():
+            self.add_module(name, GCBlock(**arguments))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(block(x) for block in self.children())
+
+
 # Blocks alone, as their fixtures name the tensors.
 DIALECTS[LRHead] = (Dialect("LRFormer", head_rules("")),)
 DIALECTS[LowResolutionBlocks] = (
@@ -89,6 +106,7 @@ DIALECTS[LowResolutionBlocks] = (
         ),
     ),
 )
+DIALECTS[GCBlocks] = (Dialect("GCNet", (Rule(r"(\w+)", r"\1", GCNET_BLOCK),)),)
 for kind, names in (
     (RTFormerBlock, RTFORMER_BLOCK),
     (GroupedAttention, GROUPED_ATTENTION),
@@ -131,6 +149,7 @@ def rtformer_block(
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "ExternalAttention": external_attention,
     "EABlock": rtformer_block,
+    "GCBlocks": GCBlocks,
     "LRHead": LRHead,
     "LRSA": LowResolutionBlocks,
 }

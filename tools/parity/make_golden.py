@@ -25,7 +25,7 @@ from parity.blocks import UnknownError
 from verify_parity import builder
 
 from utils.errors import InputError
-from utils.parity import Fixture, decode, encode, read_fixture, sample_indices
+from utils.parity import NORM_LEAVES, Fixture, decode, encode, read_fixture, sample_indices
 from utils.records import atomic_write
 
 SAMPLES_PER_CASE = 300
@@ -72,14 +72,15 @@ def compact(fixture: Fixture) -> dict[str, Any]:
         result["inline"] = inline_losses(fixture)
         return result
     builder(fixture)  # only to see that it is known
-    if len(fixture.data.get("untouched", ())) == len(fixture.entry("state_dict")):
+    if len(fixture.data.get("untouched", ())) == len(fixture.tensors()):
         raise UnknownError("weights that no seed makes")
+    result["state_dict"] = grouped(fixture.tensors())
     result["cases"], result["inline"] = [], {}
     for case in fixture.cases():
         outputs = [
             {key: entry[key] for key in ("name", "role", "shape", "key") if key in entry}
             for entry in case["outputs"]
-            if entry.get("role") != "other"
+            if entry.get("role") != "other" or fixture.kind == "block"  # whose outputs all count
         ]
         kept = {key: case[key] for key in KEPT_OF_CASE if key in case}
         result["cases"].append({**kept, "outputs": outputs})
@@ -88,6 +89,21 @@ def compact(fixture: Fixture) -> dict[str, Any]:
             result["inline"][entry["key"]] = sample(
                 array, SAMPLES_PER_CASE // len(outputs), entry["key"]
             )
+    return result
+
+
+def grouped(tensors: list[tuple[str, list[int]]]) -> list[list[Any]]:
+    """The state dict in fewer words: the five tensors of a BatchNorm are one entry."""
+    result, at = [], 0
+    while at < len(tensors):
+        (key, shape), five = tensors[at], tensors[at : at + len(NORM_LEAVES)]
+        path = key.removesuffix(".weight")
+        if [k for k, _ in five] == [f"{path}.{leaf}" for leaf in NORM_LEAVES]:
+            result.append([path, "norm", *shape])
+            at += len(five)
+        else:
+            result.append([key, shape])
+            at += 1
     return result
 
 
