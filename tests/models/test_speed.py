@@ -117,7 +117,7 @@ def test_a_form_that_one_network_cannot_take_does_not_end_the_others(monkeypatch
     assert list(json.loads((tmp_path / "x.json").read_text())["lines"]) == [
         "ddrnet_23_slim eager fp32 logits"
     ]
-    with pytest.raises(ValueError, match="^no such layer$"):
+    with pytest.raises(ValueError, match=r"^no such layer$"):
         speed.main(words)
 
 
