@@ -140,11 +140,20 @@ def peak_memory(fn: Function, device: torch.device | str = "cpu") -> dict[str, A
     return {"bytes": peak, "what": "resident memory of the whole process"}
 
 
-def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Function, int]:
-    """A large matrix product, which comes near the peak of a machine, and its operations."""
-    side = 8192 if device.type == "cuda" else 1024
+def peak_work(device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Function, int]]:
+    """What comes near the peak of a machine, by name, and its operations: a large product of
+    matrices and a wide convolution, of which one or the other is the faster."""
+    gpu = device.type == "cuda"
+    side, channels, pixels = (8192, 512, 128) if gpu else (1024, 256, 64)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return lambda: a @ b, 2 * side**3
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    conv = conv.to(device, dtype, memory_format=torch.channels_last)
+    image = torch.randn(1, channels, pixels, pixels, device=device)
+    image = image.to(dtype, memory_format=torch.channels_last)
+    return {
+        "product": (lambda: a @ b, 2 * side**3),
+        "convolution": (lambda: conv(image), 2 * 9 * channels**2 * pixels**2),
+    }
 
 
 def count_macs(model: nn.Module, size: tuple[int, int]) -> int:

@@ -44,7 +44,7 @@ def has_triton() -> bool:
 
 def class_map_in_strips(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """`class_map` for any device: rows are interpolated at the logits' width, some at a time."""
-    logits = logits.contiguous(memory_format=torch.channels_last)
+    logits = logits.float().contiguous(memory_format=torch.channels_last)  # faster than bfloat16
     classes = logits.new_empty(logits.shape[0], *size, dtype=torch.uint8)
     for top, above, below, weight in _strips(logits, size, align_corners):
         rows = logits[:, :, above]
@@ -69,7 +69,7 @@ def _strips(
         place = ((place + 0.5) * (low / height) - 0.5).clamp_(min=0)
     above = place.long().clamp_(max=low - 1)
     below = (above + 1).clamp_(max=low - 1)
-    weight = (place - above).to(logits.dtype)[:, None]
+    weight = (place - above)[:, None]
     rows = max(1, STRIP // (logits.shape[0] * logits.shape[1] * width * logits.element_size()))
     for top in range(0, height, rows):
         part = slice(top, top + rows)

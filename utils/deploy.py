@@ -6,20 +6,20 @@ CUDA graphs or other runtimes.
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import runtimes
 from .class_map import class_map
 from .errors import InputError
+from .failures import first_cause
 from .inference import Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUTPUTS = ("logits", "resized", "classes")
-RUNTIMES = ("torch", "eager", *runtimes.BUILDERS)
+RUNTIMES = ("torch", "eager", "graph", *runtimes.BUILDERS)
 CPU_ONLY = ("onnxruntime", "openvino")
 CALLS_BEFORE = 20  # of a size that nobody announced, before it is worth a recording
 MOST_SIZES = 8  # recorded
@@ -69,7 +69,7 @@ class Prepared:
         self.size_divisor = network.size_divisor
         self.check_size, self.upsample = network.check_size, network.upsample
         self.remarks: tuple[str, ...] = ()
-        self._runners: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+        self._runners: dict[torch.Size, tuple[runtimes.Runner, bool]] = {}
         self._calls: dict[torch.Size, int] = {}
 
     @torch.inference_mode()
@@ -78,10 +78,17 @@ class Prepared:
         class ids (N, H, W, uint8)."""
         layout = torch.channels_last
         image = image.to(self.device, self.dtype, memory_format=layout, non_blocking=True)
-        run = self._runners.get(image.shape)
-        if run is None:
-            run = self._prepare_unannounced(image)
-        return run(image)
+        run, finishes = self._runners.get(image.shape) or self._unannounced(image)
+        result = run(image)
+        return result if finishes else self._finish(result, image)
+
+    def giving(self, output: str) -> "Prepared":
+        """The same for another of `OUTPUTS`; what is compiled serves both."""
+        other = copy.copy(self)
+        other.output = output
+        if self.runtime == "graph":
+            other._runners, other._calls = {}, {}
+        return other
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -93,61 +100,51 @@ class Prepared:
         """
         image = torch.zeros(shape, dtype=self.dtype, device=self.device)
         image = image.contiguous(memory_format=torch.channels_last)
-        if self.runtime == "eager":
-            self(image)
-            return
-        network = self.network
-        if self.output != "logits":
-            plain = self.runtime != "graph"
-            network = Head(network, tuple(shape[2:]), self.output, plain=plain)
+        if self.runtime != "eager" and image.shape not in self._runners:
+            self._runners[image.shape] = self._build(image)
+        self(image)
+
+    def _build(self, image: Tensor) -> tuple[runtimes.Runner, bool]:
+        """What computes images like this one, and whether all of it or the logits alone.
+
+        A graph replays all. The others do not make a class map as fast as PyTorch does.
+        """
+        network, records = copy.deepcopy(self.network), self.runtime == "graph"
         try:
-            # A copy, since runtimes cast and freeze what they are given.
-            run, remarks = runtimes.BUILDERS[self.runtime](copy.deepcopy(network), image)
+            if records:
+                run, remarks = runtimes.graph(network, image, lambda y: self._finish(y, image))
+            else:
+                run, remarks = runtimes.BUILDERS[self.runtime](network, image)
             with torch.inference_mode():
-                run(image)  # what is compiled is compiled for the mode in which it is called
+                run(image)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # of compilers, recorders and exporters
-            reason = f"{self.runtime} is not possible: {_cause(error)}"
+            reason = f"{self.runtime} is not possible: {first_cause(error)}"
             if self.insists:
                 raise InputError(f"runtime {reason}") from error
-            run, remarks, self.runtime = self._eager, [reason], "eager"
-        self._runners[image.shape] = run
+            run, remarks, records, self.runtime = self.network, [reason], False, "eager"
         self.remarks = tuple(dict.fromkeys((*self.remarks, *remarks)))
+        return run, records
 
-    def _prepare_unannounced(self, image: Tensor) -> Callable[[Tensor], Tensor]:
-        """What computes `image`, whose size was not announced."""
+    def _unannounced(self, image: Tensor) -> tuple[runtimes.Runner, bool]:
+        """As `_build`, for a size that nothing has been prepared for, if that is worth it."""
         calls = self._calls[image.shape] = self._calls.get(image.shape, 0) + 1
         rare = calls <= CALLS_BEFORE or len(self._runners) >= MOST_SIZES
         if self.runtime == "eager" or (self.runtime == "graph" and rare):
-            return self._eager
-        self.prepare(tuple(image.shape))
+            return self.network, False
+        with torch.inference_mode(False), torch.no_grad():
+            self._runners[image.shape] = self._build(image.clone())
         return self._runners[image.shape]
 
-    def _eager(self, image: Tensor) -> Tensor:
+    def _finish(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Logits at the network's stride to what is asked for."""
+        size = tuple(image.shape[2:])
         if self.output == "logits":
-            return self.network(image)
-        return Head(self.network, tuple(image.shape[2:]), self.output)(image)
-
-
-class Head(nn.Module):
-    """A network and what becomes of its logits at `size`.
-
-    plain: by operations that every compiler knows and fuses.
-    """
-
-    def __init__(
-        self, network: nn.Module, size: tuple[int, int], output: str, *, plain: bool = False
-    ) -> None:
-        super().__init__()
-        self.network, self.size, self.output, self.plain = network, size, output, plain
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits = self.network(image)
-        if self.output == "classes" and not self.plain:
-            return class_map(logits, self.size, align_corners=self.network.align_corners)
-        logits = self.network.upsample(logits, self.size)
-        return logits if self.output == "resized" else logits.argmax(1).to(torch.uint8)
+            return logits
+        if self.output == "resized":
+            return self.upsample(logits, size)
+        return class_map(logits, size, align_corners=self.network.align_corners)
 
 
 def prepare_for_inference(
@@ -205,13 +202,6 @@ def prepare_for_inference(
         first_call_seconds=time.perf_counter() - began,
         remarks=prepared.remarks,
     )
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what went wrong first, which exporters hide behind instructions."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def choose_runtime(runtime: str, device: torch.device, precision: str, *, announced: bool) -> str:

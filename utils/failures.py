@@ -39,3 +39,10 @@ def _processes(error: Exception) -> str | None:
         f"another process of this run has ended or cannot be reached ({first}); its own output "
         f"says why. {GOES_ON}"
     )
+
+
+def first_cause(error: BaseException) -> str:
+    """The first line of what went wrong first, which compilers and exporters hide behind advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

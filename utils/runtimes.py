@@ -13,30 +13,35 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .failures import first_cause
 from .fused_convolutions import fuse_convolutions
 
 Runner = Callable[[Tensor], Tensor]
 EAGER_CALLS = 2  # before a recording, in which kernels are chosen
+MOST_COMPILED = 1000
 
 
-def graph(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
-    """`network` recorded as a CUDA graph, convolutions fused with what follows; and remarks."""
+def graph(network: nn.Module, image: Tensor, finish: Runner) -> tuple[Runner, list[str]]:
+    """`network` recorded as a CUDA graph, convolutions fused with what follows; and remarks.
+
+    finish: from its output to what is wanted, recorded with it.
+    """
     remarks = []
     try:
         network, merged = fuse_convolutions(network, image)
         remarks.append(f"{merged} ReLUs within their convolutions")
     except RuntimeError as error:
-        remarks.append(f"convolutions run alone: {_first_line(error)}")
+        remarks.append(f"convolutions run alone: {first_cause(error)}")
     kept = image.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(EAGER_CALLS):
-            network(kept)
+            finish(network(kept))
     torch.cuda.current_stream().wait_stream(stream)
     recorded = torch.cuda.CUDAGraph()
     with torch.cuda.graph(recorded):
-        result = network(kept)
+        result = finish(network(kept))
 
     def run(image: Tensor) -> Tensor:
         kept.copy_(image, non_blocking=True)
@@ -52,6 +57,11 @@ def compiled(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
     if image.is_cuda:
         options["triton.cudagraphs"] = True
     run = torch.compile(network, options=options, dynamic=False)
+    # All networks count as one function, of which PyTorch compiles but a few forms, and computes
+    # further ones without a word as if they were not compiled.
+    limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(limits), torch.inference_mode():
+        run(image)  # compiled for the mode in which it is called
     if image.is_cuda:  # results lie in the graph's memory, which the next call writes into
         return lambda image: run(image).clone(), []
     return run, []
@@ -98,7 +108,6 @@ def openvino(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
 
 
 BUILDERS = {
-    "graph": graph,
     "compiled": compiled,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
@@ -124,7 +133,3 @@ def _quiet():
     """Without what exporters print."""
     with contextlib.redirect_stdout(None):
         yield
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -81,7 +81,7 @@ def sorted_rows(record: dict[str, Any], end: str) -> list[tuple[str, str, str]]:
 
 
 def share_of_peak(record: dict[str, Any], row: Sequence[str], end: str) -> str:
-    """Operations per second over those of a large matrix product on the same machine."""
+    """Operations per second over the most that large layers reach on the same machine."""
     times, peak = record["lines"].get(label(*row, end)), record["peak"].get(row[2])
     if not times or not peak:
         return ""
@@ -111,8 +111,14 @@ def explanation(record: dict[str, Any]) -> list[str]:
         lines.append(text)
     if any(form == "published" for _, form, _ in rows):
         lines.append("published: as trained, contiguous, eager, as published scripts time it")
-    peaks = (f"{v['operations_per_second'] / 1e12:.2f} ({k})" for k, v in record["peak"].items())
-    lines.append(f"of peak: of a large matrix product here, 10^12 operations/s {', '.join(peaks)}")
+    peaks = (
+        f"{k} {v['operations_per_second'] / 1e12:.2f} ({v['of']})"
+        for k, v in record["peak"].items()
+    )
+    lines.append(
+        "of peak: of the operations per second of a large product or convolution here, 10^12: "
+        f"{', '.join(peaks)}"
+    )
     lines += [f"{what}: {told}" for what, told in record["deployments"].items()]
     if is_busy(record):
         lines.append(

@@ -100,7 +100,7 @@ def test_record(tmp_path, monkeypatch, capsys):
     for text in ("input 2x3x64x128", "network", "+ in and out", "published / this", "of peak"):
         assert text in done.out, text
     assert "preparing ddrnet_23_slim, eager, bf16 (6 of 6)" in done.err
-    assert "measuring 12 lines" in done.err
+    assert "measuring 14 lines" in done.err
 
 
 def test_a_form_that_one_network_cannot_take_does_not_end_the_others(monkeypatch, tmp_path, capsys):
