@@ -23,7 +23,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from models import build_model, fuse
-from models.speed.timing_report import ENDS, label, sorted_rows
+from models.speed.timing_report import ENDS, is_busy, label, sorted_rows
 from utils.records import atomic_file, atomic_write
 from utils.roofline import CARDS, PRECISIONS, expected_ms, floor_ms, trace
 
@@ -135,6 +135,7 @@ def machine_section(record: dict[str, Any]) -> str:
     facts, (batch, _, height, width) = record["environment"], record["input"]
     ends = [end for end in ENDS if any(key.endswith(f" {end}") for key in record["lines"])]
     gains = record["time_ratios"]
+    busy = ["Other programs ran as well, so nothing is ranked."] if is_busy(record) else []
     lines = [
         f"## {facts['device']}, {facts['cpu_threads']} threads, {width}x{height}, batch {batch}",
         "",
@@ -142,7 +143,8 @@ def machine_section(record: dict[str, Any]) -> str:
         "",
         f"Milliseconds (median), torch {facts['torch']}, Python {facts['python']}. The last column "
         "is the time of the network as published (fp32, unfused, eager) over that of the row, up "
-        "to the logits, both from this one run.",
+        "to the class map, both from this one run. An empty cell is one that the form does not have.",
+        *busy,
         "",
         f"| Network | Form | Precision | {' | '.join(ENDS[end] for end in ends)} "
         "| Published over this |",
@@ -150,8 +152,10 @@ def machine_section(record: dict[str, Any]) -> str:
     ]
     for row in sorted_rows(record, ends[0]):
         times = (record["lines"].get(label(*row, end)) for end in ends)
-        reference = label(row[0], "published", "fp32", "logits")
-        ratio = gains.get(f"{label(*row, 'logits')} / {reference}")
+        ratios = (gains.get(f"{label(*row, end)} / {published}") for end, published in [
+            (end, label(row[0], "published", "fp32", end)) for end in reversed(ends)
+        ])  # fmt: skip
+        ratio = next(filter(None, ratios), None)
         cells = ["" if t is None else f"{t['median_ms']:.1f}" for t in times]
         gain = f"{1 / ratio['median']:.2f}" if ratio else ""
         lines.append(f"| `{row[0]}` | {row[1]} | {row[2]} | {' | '.join([*cells, gain])} |")
