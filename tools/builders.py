@@ -26,7 +26,7 @@ from models import SegModel, build_model, fuse
 from models.weights import load_weights, read_checkpoint
 from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
-from utils.deploy import Deployment, Prepared, prepare_for_inference
+from utils.deploy import Deployment, Prepared, choose_runtime, prepare_for_inference
 from utils.errors import InputError
 from utils.run_state import Precision
 
@@ -232,17 +232,22 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
     )
 
 
+def check_runtime(config: CfgNode, device: torch.device) -> str:
+    """What TEST.PRECISION stands for on `device`. Raises ValueError where this machine has not got
+    it, or not TEST.RUNTIME."""
+    precision = Precision.choose(config.TEST.PRECISION, device, "TEST.PRECISION").name
+    try:
+        choose_runtime(config.TEST.RUNTIME, device, precision, announced=False)
+    except InputError as error:
+        raise InputError(f"TEST.RUNTIME {config.TEST.RUNTIME}: {error}") from error
+    return precision
+
+
 def prepare(model: SegModel, config: CfgNode, device: torch.device) -> tuple[Prepared, Deployment]:
     """The form of `model` in which it is scored, a copy: folded, in the precision and by the
-    runtime of the configuration. Raises ValueError where this machine has not got them."""
-    precision = Precision.choose(config.TEST.PRECISION, device, "TEST.PRECISION").name
-    runtime = config.TEST.RUNTIME
-    try:
-        return prepare_for_inference(
-            fuse(model), device=device, precision=precision, runtime=runtime
-        )
-    except InputError as error:
-        raise InputError(f"TEST.RUNTIME {runtime}: {error}") from error
+    runtime of the configuration. Raises ValueError as `check_runtime`."""
+    precision, runtime = check_runtime(config, device), config.TEST.RUNTIME
+    return prepare_for_inference(fuse(model), device=device, precision=precision, runtime=runtime)
 
 
 def view_options(config: CfgNode, training: bool = False) -> dict[str, Any]:

@@ -105,6 +105,9 @@ def main() -> int:
         **views,
     )[""]
 
+    record["remarks"] = list(network.remarks)
+    for remark in network.remarks:
+        print(remark)
     if dataset.labelled:
         table = confusion.table() + "\n\n" + confusion.summary()
         atomic_write(folder / f"eval_{name}.txt", table + "\n")

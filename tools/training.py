@@ -13,6 +13,7 @@ from builders import (
     build_dataset,
     build_network,
     build_train_loader,
+    check_runtime,
     count,
     list_name,
     load_into,
@@ -164,6 +165,7 @@ def open_folder(job: Job, world: World) -> list[Any]:
     """
     for section in ("TRAIN", "TEST"):
         Precision.choose(job.config[section].PRECISION, world.device, f"{section}.PRECISION")
+    check_runtime(job.config, world.device)
     held, problem = [], None
     if world.is_main:
         try:

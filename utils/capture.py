@@ -63,26 +63,44 @@ class Capture:
         return result
 
     def _record(self, compute: Callable[[Inputs], Tensor], inputs: Inputs) -> None:
-        generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        before: Any = generator.clone_state()
         self._inputs = [tuple(None if t is None else t.clone() for t in part) for part in inputs]
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-        recording = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
         try:
-            # The outer context puts the stream back, which a failing `recording` does not.
-            with torch.cuda.stream(torch.cuda.current_stream()), recording:
-                self._result = compute(self._inputs)
-            self.graph = graph
+            self.graph, self._result = record(lambda: compute(self._inputs))
             return
-        except RuntimeError as error:  # out of memory is one of these
-            reason = _cause(error)
-        # Here and not above, where the error still holds all that was computed.
-        generator.graphsafe_set_state(before)
-        self.failed, self._inputs, self._result = True, (), None
-        del graph, recording
-        _end_allocation(pool)
+        except RecordingError as error:
+            reason = str(error)
+        self.failed, self._inputs = True, ()
         torch.cuda.empty_cache()
         self.tell(f"steps are not captured but computed one by one: {reason}")
+
+
+class RecordingError(RuntimeError):
+    """Why a recording failed, in a line; stream, allocator and generator are as they were."""
+
+
+def record(compute: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A CUDA graph of `compute`, and where it leaves its result. Nothing is computed.
+
+    Raises:
+        RecordingError: it cannot be recorded; out of memory is one of the reasons.
+    """
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before: Any = generator.clone_state()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    # Threads of a loader go on calling CUDA meanwhile.
+    recording = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
+    try:
+        # The outer context puts the stream back, which a failing `recording` does not.
+        with torch.cuda.stream(torch.cuda.current_stream()), recording:
+            result = compute()
+        return graph, result
+    except RuntimeError as error:  # out of memory is one of these
+        reason = _cause(error)
+    # Here and not above, where the error still holds all that was computed.
+    generator.graphsafe_set_state(before)
+    del graph, recording
+    _end_allocation(pool)
+    raise RecordingError(reason)
 
 
 def _cause(error: BaseException) -> str:

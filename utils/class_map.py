@@ -1,5 +1,6 @@
 """From logits at a network's stride to class ids at the image's size, without full-size logits."""
 
+import functools
 import importlib.util
 from collections.abc import Iterator
 
@@ -30,16 +31,30 @@ def class_map(logits: Tensor, size: tuple[int, int], *, align_corners: bool = Fa
     """
     if logits.shape[1] > 256:
         raise InputError(f"{logits.shape[1]} classes; class maps of 8 bits hold 256")
-    if logits.is_cuda and size[0] <= MOST_ROWS and has_triton():
+    if logits.is_cuda and size[0] <= MOST_ROWS and has_triton(logits.device):
         from .class_map_triton import class_map_triton
 
-        return class_map_triton(logits, size, align_corners)
+        with torch.cuda.device(logits.device):
+            return class_map_triton(logits, size, align_corners)
     return class_map_in_strips(logits, size, align_corners)
 
 
-def has_triton() -> bool:
-    """Whether the compiler of GPU kernels is installed, as it is with PyTorch for CUDA on Linux."""
-    return importlib.util.find_spec("triton") is not None
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Whether kernels can be compiled for a GPU, as they can with PyTorch for CUDA on Linux.
+
+    Tried once: it needs Triton, a C compiler and a card that is not too old.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from .class_map_triton import class_map_triton
+
+    try:
+        with torch.cuda.device(device):
+            class_map_triton(torch.zeros(1, 2, 2, 2, device=device), (4, 4), False)
+    except Exception:  # noqa: BLE001  (whatever it is that is missing)
+        return False
+    return True
 
 
 def class_map_in_strips(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:

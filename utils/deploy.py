@@ -4,6 +4,7 @@ Evaluation, the demo and the speed script go through it; they know nothing of la
 CUDA graphs or other runtimes.
 """
 
+import contextlib
 import copy
 import time
 from dataclasses import dataclass, field, replace
@@ -76,11 +77,17 @@ class Prepared:
     def __call__(self, image: Tensor) -> Tensor:
         """Logits (N, C, H / stride, W / stride, or N, C, H, W) in the precision of the network, or
         class ids (N, H, W, uint8)."""
-        layout = torch.channels_last
-        image = image.to(self.device, self.dtype, memory_format=layout, non_blocking=True)
-        run, finishes = self._runners.get(image.shape) or self._unannounced(image)
-        result = run(image)
-        return result if finishes else self._finish(result, image)
+        with self._on_device():
+            layout = torch.channels_last
+            image = image.to(self.device, self.dtype, memory_format=layout, non_blocking=True)
+            run, finishes = self._runners.get(image.shape) or self._unannounced(image)
+            result = run(image)
+            return result if finishes else self._finish(result, image)
+
+    def _on_device(self) -> contextlib.AbstractContextManager:
+        """Streams, recordings and kernels are made for the current GPU."""
+        cuda = self.device.type == "cuda"
+        return torch.cuda.device(self.device) if cuda else contextlib.nullcontext()
 
     def giving(self, output: str) -> "Prepared":
         """The same for another of `OUTPUTS`; what is compiled serves both."""
@@ -101,7 +108,8 @@ class Prepared:
         image = torch.zeros(shape, dtype=self.dtype, device=self.device)
         image = image.contiguous(memory_format=torch.channels_last)
         if self.runtime != "eager" and image.shape not in self._runners:
-            self._runners[image.shape] = self._build(image)
+            with self._on_device():
+                self._runners[image.shape] = self._build(image)
         self(image)
 
     def _build(self, image: Tensor) -> tuple[runtimes.Runner, bool]:
@@ -109,23 +117,28 @@ class Prepared:
 
         A graph replays all. The others do not make a class map as fast as PyTorch does.
         """
-        network, records = copy.deepcopy(self.network), self.runtime == "graph"
+        records = self.runtime == "graph"
         try:
+            # Runtimes cast and freeze what they are given.
+            network = copy.deepcopy(self.network)
             if records:
                 run, remarks = runtimes.graph(network, image, lambda y: self._finish(y, image))
             else:
                 run, remarks = runtimes.BUILDERS[self.runtime](network, image)
             with torch.inference_mode():
                 run(image)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # of compilers, recorders and exporters
+            self.remarks = tuple(dict.fromkeys((*self.remarks, *remarks)))
+            return run, records
+        except RuntimeError as error:  # of compilers, recorders, exporters; or out of memory
             reason = f"{self.runtime} is not possible: {first_cause(error)}"
             if self.insists:
+                if "out of memory" in str(error):
+                    raise
                 raise InputError(f"runtime {reason}") from error
-            run, remarks, records, self.runtime = self.network, [reason], False, "eager"
-        self.remarks = tuple(dict.fromkeys((*self.remarks, *remarks)))
-        return run, records
+        # Here and not above, where the error still holds all that was computed.
+        self.remarks = tuple(dict.fromkeys((*self.remarks, reason)))
+        self.runtime = "eager"
+        return self.network, False
 
     def _unannounced(self, image: Tensor) -> tuple[runtimes.Runner, bool]:
         """As `_build`, for a size that nothing has been prepared for, if that is worth it."""
@@ -224,4 +237,5 @@ def choose_runtime(runtime: str, device: torch.device, precision: str, *, announ
         raise InputError("runtime compiled needs a C++ compiler; there is none in PATH")
     if runtime == "onnxruntime" and precision != "fp32":
         raise InputError(f"runtime onnxruntime computes in fp32; precision is {precision}")
+    runtimes.require(runtime)
     return runtime

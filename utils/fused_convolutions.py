@@ -12,7 +12,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
-_refused: set[tuple] = set()  # kinds of convolution for which cuDNN has no such kernel
+refused: set[tuple] = set()  # kinds of convolution for which cuDNN has no such kernel
 
 
 def convolution_relu(
@@ -28,7 +28,7 @@ def convolution_relu(
     """relu(conv2d(x) + residual), by one kernel where cuDNN has one."""
     plain = (bias, stride, padding, dilation, groups)
     kind = (x.shape, x.dtype, weight.shape, residual is None, *map(str, plain[1:]))
-    if x.is_cuda and kind not in _refused:
+    if x.is_cuda and kind not in refused:
         try:
             if residual is None:
                 return aten.cudnn_convolution_relu(x, weight, *plain)
@@ -36,7 +36,7 @@ def convolution_relu(
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
-            _refused.add(kind)
+            refused.add(kind)
     y = torch.conv2d(x, weight, *plain)
     return torch.relu_(y if residual is None else y.add_(residual))
 
@@ -62,6 +62,7 @@ def _fold_constants(traced: fx.GraphModule) -> None:
     for node in list(traced.graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(traced, node.target)
+            node.meta["val"] = known[node]
         elif node.op == "call_function" and all(n in known for n in node.all_input_nodes):
             arguments, options = fx.map_arg((node.args, node.kwargs), known.__getitem__)
             value = node.target(*arguments, **options)
@@ -75,7 +76,9 @@ def _fold_constants(traced: fx.GraphModule) -> None:
         name = f"folded{index}"
         traced.register_buffer(name, value)
         with traced.graph.inserting_before(node):
-            node.replace_all_uses_with(traced.graph.get_attr(name))
+            constant = traced.graph.get_attr(name)
+            constant.meta["val"] = value
+            node.replace_all_uses_with(constant)
     traced.graph.eliminate_dead_code()
 
 
@@ -89,7 +92,7 @@ def _merge(graph: fx.Graph, relu: fx.Node) -> bool:
         found = [n for n in pair if _is_convolution(n) and _shape(n) == _shape(source)]
         if len(pair) < 2 or not found or len({_shape(n) for n in pair}) > 1:
             return False
-        source = found[-1]  # the later one: the other is then computed before it
+        source = found[-1]
         residual = pair[0] if pair[1] is source else pair[1]
     if not _is_convolution(source):
         return False

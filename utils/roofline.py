@@ -7,6 +7,8 @@ an estimate. Both rest on the published rates in `CARDS`, of which programs reac
 import copy
 import difflib
 import functools
+import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -94,8 +96,9 @@ def this_card(device: torch.device) -> Card | None:
     """The entry of `CARDS` that `device` is by its name, if it is one."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device).lower().replace(" ", "")
-    return next((card for card in CARDS.values() if card.name.removesuffix("64") in name), None)
+    words = re.findall("[a-z0-9]+", torch.cuda.get_device_name(device).lower())
+    words += map("".join, itertools.pairwise(words))  # "rtx 3090"
+    return next((card for card in CARDS.values() if card.name.removesuffix("64") in words), None)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,9 @@ def trace(
     image = torch.empty(batch, 3, *size, dtype=dtype, device="meta")
     tracer = _Tracer(image)
     for name, module in shadow.named_modules():
+        if hasattr(module, "is_pooling"):
+            module.register_forward_pre_hook(tracer.pool)
+            module.register_forward_hook(tracer.pooled)
         module.register_forward_pre_hook(functools.partial(tracer.enter, name))
         module.register_forward_hook(tracer.leave)
     with torch.no_grad(), tracer:
@@ -296,10 +302,19 @@ class _Tracer(TorchDispatchMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self._path: list[str] = []
+        self._pooling = False
         self._nodes: list[_Node] = []
         self._values: dict[int, _Value] = {}
         self._alive: list[Tensor] = []  # or ids would be given out again
         self._note(image, _bytes(image), constant=False)
+
+    def pool(self, *_: Any) -> None:
+        """Before a module whose products are a pooling, which counts as none (`is_pooling`)."""
+        self._pooling = True
+
+    def pooled(self, *_: Any) -> None:
+        """After it."""
+        self._pooling = False
 
     def enter(self, name: str, *_: Any) -> None:
         """Before the module `name` runs."""
@@ -316,7 +331,8 @@ class _Tracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         packet = func._overloadpacket
         formula = flop_registry.get(packet)
-        macs = formula(*args, **kwargs, out_val=out) // 2 if formula else 0
+        counts = formula is not None and not self._pooling
+        macs = formula(*args, **kwargs, out_val=out) // 2 if counts else 0
         # A bias, of one dimension, makes no product one with weights.
         weights = any(t.dim() > 1 and self._value(t).constant for t in tensors)
         constant = all(value.constant for value in inputs)

@@ -1,24 +1,26 @@
 """Ways to run a network on images of one size; `utils.deploy` chooses among them."""
 
 import contextlib
-import importlib
+import importlib.util
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from . import fused_convolutions
+from .capture import record
 from .errors import InputError
 from .failures import first_cause
 from .fused_convolutions import fuse_convolutions
 
 Runner = Callable[[Tensor], Tensor]
 EAGER_CALLS = 2  # before a recording, in which kernels are chosen
-MOST_COMPILED = 1000
+MOST_COMPILED = 250
+PACKAGES = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
 
 
 def graph(network: nn.Module, image: Tensor, finish: Runner) -> tuple[Runner, list[str]]:
@@ -26,11 +28,11 @@ def graph(network: nn.Module, image: Tensor, finish: Runner) -> tuple[Runner, li
 
     finish: from its output to what is wanted, recorded with it.
     """
-    remarks = []
+    remarks, refused = [], len(fused_convolutions.refused)
     try:
         network, merged = fuse_convolutions(network, image)
         remarks.append(f"{merged} ReLUs within their convolutions")
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         remarks.append(f"convolutions run alone: {first_cause(error)}")
     kept = image.clone()
     stream = torch.cuda.Stream()
@@ -39,11 +41,13 @@ def graph(network: nn.Module, image: Tensor, finish: Runner) -> tuple[Runner, li
         for _ in range(EAGER_CALLS):
             finish(network(kept))
     torch.cuda.current_stream().wait_stream(stream)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        result = finish(network(kept))
+    torch.cuda.synchronize()
+    if more := len(fused_convolutions.refused) - refused:
+        remarks.append(f"cuDNN has no kernel for {more} kinds of convolution with ReLU")
+    recorded, result = record(lambda: finish(network(kept)))
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor, _alive: nn.Module = network) -> Tensor:
+        # The graph reads the network's weights where they lie; somebody must keep them there.
         kept.copy_(image, non_blocking=True)
         recorded.replay()
         return result.clone()  # the next call writes into `result`
@@ -53,15 +57,18 @@ def graph(network: nn.Module, image: Tensor, finish: Runner) -> tuple[Runner, li
 
 def compiled(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
     """`network` compiled by PyTorch with its weights as constants."""
-    options = {"freezing": True}
-    if image.is_cuda:
-        options["triton.cudagraphs"] = True
+    options = {"triton.cudagraphs": True} if image.is_cuda else {}
     run = torch.compile(network, options=options, dynamic=False)
     # All networks count as one function, of which PyTorch compiles but a few forms, and computes
     # further ones without a word as if they were not compiled.
     limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
-    with torch._dynamo.config.patch(limits), torch.inference_mode():
-        run(image)  # compiled for the mode in which it is called
+    # Weights become constants by a setting that is read in many places, not by an option of one.
+    frozen = torch._inductor.config.patch(freezing=True)
+    try:
+        with torch._dynamo.config.patch(limits), frozen, torch.inference_mode():
+            run(image.clone())  # compiled for the mode and the kind of tensor that it will meet
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise RuntimeError(f"more than {MOST_COMPILED} networks in one process") from error
     if image.is_cuda:  # results lie in the graph's memory, which the next call writes into
         return lambda image: run(image).clone(), []
     return run, []
@@ -69,7 +76,8 @@ def compiled(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
 
 def onnxruntime(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
     """`network` in ONNX Runtime on the CPU, float32."""
-    runtime = _import("onnxruntime", "onnx", "onnxscript")
+    require("onnxruntime")
+    runtime = importlib.import_module("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         with _quiet():
@@ -88,7 +96,8 @@ def onnxruntime(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
 
 def openvino(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
     """`network` in OpenVINO on the CPU; computes in bfloat16 where `image` is of that type."""
-    vino = _import("openvino")
+    require("openvino")
+    vino = importlib.import_module("openvino")
     precision = "bf16" if image.dtype == torch.bfloat16 else "f32"
     with _quiet():
         example = (image.float().contiguous(),)
@@ -115,17 +124,16 @@ BUILDERS = {
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether PyTorch finds what it compiles with: on the CPU a C++ compiler."""
+    """Whether PyTorch can compile for `device`: on the CPU it needs a C++ compiler."""
     compilers = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
-    return device.type != "cpu" or any(map(shutil.which, compilers))
+    return device.type == "cuda" or (device.type == "cpu" and any(map(shutil.which, compilers)))
 
 
-def _import(*names: str) -> ModuleType:
-    """The first of `names`. Raises ValueError where one is not installed."""
-    for name in names:
+def require(runtime: str) -> None:
+    """Raise ValueError where a package that `runtime` needs is not installed."""
+    for name in PACKAGES.get(runtime, ()):
         if importlib.util.find_spec(name) is None:
             raise InputError(f"{name} is not installed; `pip install {name}` brings it")
-    return importlib.import_module(names[0])
 
 
 @contextlib.contextmanager

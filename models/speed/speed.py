@@ -15,6 +15,7 @@ measures nothing, but tells the least possible and the expected time on cards th
 
 import argparse
 import copy
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ from utils.benchmark import (
 from utils.deploy import DTYPES, RUNTIMES, Prepared, choose_runtime, prepare_for_inference
 from utils.distributed import set_tf32
 from utils.errors import InputError
+from utils.failures import NO_MEMORY
 from utils.names import file_stem
 from utils.records import environment, require_folder, sha256, write_json
 from utils.roofline import CARDS, PRECISIONS, floor_ms, get_card, this_card, trace
@@ -444,7 +446,7 @@ def main(
         try:
             numbers = run(models, args, device)
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+            if isinstance(error, RuntimeError) and not re.search(NO_MEMORY, str(error)):
                 raise
             what = " or ".join(_what(model, args) for model in models.values())
             raise InputError(

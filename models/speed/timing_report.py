@@ -52,13 +52,24 @@ def report(record: dict[str, Any]) -> str:
 def measured_table(record: dict[str, Any]) -> list[str]:
     """Median milliseconds: a row for each network, form and precision, a column for each end."""
     ends = [end for end in ENDS if any(key.endswith(f" {end}") for key in record["lines"])]
-    rows = sorted_rows(record, ends[-1])
-    head = ["network", "form", "precision", *(ENDS[end] for end in ends), "FPS", "of peak"]
+    given = [
+        {end for end in ends if label(*row, end) in record["lines"]} for row in rows_of(record)
+    ]
+    common = max(set.intersection(*given) or {ends[0]}, key=ends.index)  # all rows can be compared
+    rows = sorted_rows(record, common)
+    head = [
+        "network",
+        "form",
+        "precision",
+        *(ENDS[end] for end in ends),
+        f"FPS ({ENDS[common]})",
+        "of peak",
+    ]
     compared = [*ends] if record["time_ratios"] else []
     cells = [[*head, "published / this"] if compared else head]
     for row in rows:
         times = [record["lines"].get(label(*row, end)) for end in ends]
-        last = next(t for t in reversed(times) if t)
+        last = record["lines"].get(label(*row, common)) or next(t for t in reversed(times) if t)
         cells.append(
             [
                 *row,
@@ -71,9 +82,14 @@ def measured_table(record: dict[str, Any]) -> list[str]:
     return align(cells, left=3)
 
 
+def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Network, form and precision of every row, as they were asked for."""
+    return list(dict.fromkeys(tuple(key.split()[:3]) for key in record["lines"]))
+
+
 def sorted_rows(record: dict[str, Any], end: str) -> list[tuple[str, str, str]]:
     """The rows, the fastest first; as asked for where the machine was too busy to tell."""
-    rows = list(dict.fromkeys(tuple(key.split()[:3]) for key in record["lines"]))
+    rows = rows_of(record)
     if is_busy(record):
         return rows
     times = {row: record["lines"].get(label(*row, end)) for row in rows}

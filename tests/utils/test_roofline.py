@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import build_model, fuse
+from models.rtlinearformer import Scale
 from utils.benchmark import count_macs
 from utils.errors import InputError
 from utils.roofline import (
@@ -52,9 +53,11 @@ def only(layers):
 
 @functools.cache
 def traced(name, precision):
-    """The layers of the deployed network, at the size of the measured record."""
-    with torch.device("meta"):
-        model = fuse(build_model(name, 19))
+    """The layers of the deployed network as it was measured: size, options, and RTLinearFormer's
+    scales, which did not fold then."""
+    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+        patch.delattr(Scale, "fuse")
+        model = fuse(build_model(name, 19, **MEASURED.get("options", {}).get(name, {})))
     return trace(model, tuple(MEASURED["size"]), dtype=PRECISIONS[precision])
 
 
@@ -178,7 +181,7 @@ def test_summary():
 @pytest.mark.parametrize("name", ["rtlinearformer_slim", "lrformer_t", "pidnet_s", "bisenetv2"])
 def test_macs_are_those_of_the_benchmark(name):
     with torch.device("meta"):
-        model = fuse(build_model(name, 19))
+        model = fuse(build_model(name, 19, **MEASURED.get("options", {}).get(name, {})))
     size = (256, 512)
     assert summary(trace(model, size))["macs"] == count_macs(model, size)
     assert summary(trace(model, size, batch=2))["macs"] == 2 * count_macs(model, size)

@@ -87,7 +87,7 @@ def card_section(record: dict[str, Any]) -> str:
         "",
         "![Published accuracy over measured time](images/speed.png)",
         "",
-        f"Milliseconds, torch {record['torch']}; fp32 convolutions and products run as TF32.",
+        f"Milliseconds, torch {record['torch']}; fp32 convolutions run as TF32.",
         "",
         f"| Network | {' | '.join(COLUMNS.values())} |",
         f"|---|{'--:|' * len(COLUMNS)}",
@@ -143,7 +143,7 @@ def machine_section(record: dict[str, Any]) -> str:
         "",
         f"Milliseconds (median), torch {facts['torch']}, Python {facts['python']}. The last column "
         "is the time of the network as published (fp32, unfused, eager) over that of the row, up "
-        "to the class map, both from this one run. An empty cell is one that the form does not have.",
+        "to the class map, both from this one run. A form has no line where the cell is empty.",
         *busy,
         "",
         f"| Network | Form | Precision | {' | '.join(ENDS[end] for end in ends)} "
@@ -176,7 +176,8 @@ def picture(record: dict[str, Any], published: dict[str, Any]) -> bytes:
         axes.spines["right"].set_visible(False)
         for name, (milliseconds, miou) in points.items():
             axes.plot(milliseconds, miou, "o", color="tab:blue")
-            axes.annotate(name, (milliseconds, miou), (4, 4), textcoords="offset points")
+            shape = " (earlier shape)" if name in record.get("options", {}) else ""
+            axes.annotate(name + shape, (milliseconds, miou), (4, 4), textcoords="offset points")
         if max(m for m, _ in points.values()) > 10 * min(m for m, _ in points.values()):
             axes.set_xscale("log")
             axes.set_xticks([1, 2, 3, 5, 10, 20, 50], labels=["1", "2", "3", "5", "10", "20", "50"])
