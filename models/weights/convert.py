@@ -187,7 +187,7 @@ def _find_problem(own, state, renaming: Renaming, kept: tuple[str, ...] = ()) ->
     sources, filled = renaming.sources, renaming.dialect.filled
     needed = [key for key in own if not key.startswith(kept)]
     return _Problem(
-        [*renaming.unknown, *(key for target, key in sources.items() if target not in own)],
+        [*renaming.unknown, *dict.fromkeys(k for t, k in sources.items() if t not in own)],
         [key for key in needed if key not in sources and filled(key) is None],
         [k for k in needed if k in sources and not _fits(own[k], renaming.tensor(k, state))],
     )

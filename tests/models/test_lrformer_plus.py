@@ -22,8 +22,10 @@ from models import (
     resolve_name,
 )
 from models.layers.drop_path import DropPath
-from models.lrformer_plus import VARIANTS, semantic_logits
+from models.lrformer_plus import VARIANTS, LRFormerPlus, semantic_logits
 from models.weights import class_count, convert_state_dict, load_weights, recognise, rename_for
+from models.weights.convert import DIALECTS
+from models.weights.rules import rename_keys
 from utils.parity import read_fixture
 
 SENTENCE = "lrformer_t_plus needs transformers, which is not installed: pip install -e .[query]"
@@ -121,6 +123,15 @@ def test_training_is_refused_without_the_extra(without_extra, refuses, tiny, tmp
 def test_parity_is_unknown_without_the_extra(without_extra, shared):
     (row,) = verify_parity.check(shared / "parity" / "lrformer_t_plus.json")
     assert (row.verdict, row.note) == ("unknown", SENTENCE)
+
+
+def test_published_keys_are_known_without_the_extra(shared):
+    keys = [key for key, _ in read_fixture(shared / "parity" / "lrformer_t_plus.json").tensors()]
+    (dialect,) = (d for d in DIALECTS[LRFormerPlus] if d.name == "LRFormer+")
+    renaming = rename_keys(dialect, keys)
+    assert not renaming.unknown and not renaming.dropped
+    assert len(renaming.sources) == len(keys) + 9 * 2 * 2  # q, k and v where there was one
+    assert set(renaming.parts.values()) == {(0, 3), (1, 3), (2, 3)}
 
 
 def train(tiny: list[str], folder) -> list[str]:
