@@ -8,7 +8,8 @@ github.com/yuhuan-wu/LRFormer on mmdetection's head.
     forward     the published prediction: every pixel's class scores are the queries' class
                 probabilities weighed by their masks, at the size of the image
 The decoder's modules are those of the library transformers, the same as the published ones tensor
-by tensor; it is imported when a network is built.
+by tensor; it is imported when a network is built. Only the deformable attention is written here,
+for its positions in 16 bits.
 Any input size passes. The published test pads images to multiples of 32, for which a caller may
 pad as well.
 """
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SegModel
@@ -45,6 +47,71 @@ def semantic_logits(classes: Tensor, masks: Tensor, size: tuple[int, int]) -> Te
     """Class scores of every pixel, N, num_classes, *size, from the predictions of one round."""
     probabilities = classes.softmax(-1)[..., :-1]
     return torch.einsum("nqc,nqhw->nchw", probabilities, resize(masks, size).sigmoid())
+
+
+class DeformableAttention(nn.Module):
+    """Attention of every pixel to a few points around it on all levels (arXiv 2010.04159).
+
+    Parameters and arguments are those of the library's. It samples in float32 also where the
+    network is narrower: bfloat16 knows no place between two pixels of a large map, and PyTorch's
+    sampling in it gives NaN on the CPU at times.
+    """
+
+    def __init__(self, channels: int, num_heads: int, levels: int = 3, points: int = 4) -> None:
+        super().__init__()
+        self.num_heads, self.levels, self.points = num_heads, levels, points
+        each = num_heads * levels * points
+        self.sampling_offsets = nn.Linear(channels, 2 * each)
+        self.attention_weights = nn.Linear(channels, each)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: Tensor,
+        spatial_shapes_list: Sequence[tuple[int, int]],
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """N, tokens, channels to the same; the tokens are the pixels of all levels in turn.
+
+        `spatial_shapes_list` has the levels' heights and widths. The library passes more, such as
+        masks in which nothing is masked, and takes a second result, here None.
+        """
+        asking = hidden_states + position_embeddings
+        wide = torch.promote_types(hidden_states.dtype, torch.float32)
+        offsets = self.sampling_offsets(asking).to(wide)
+        offsets = offsets.unflatten(2, (self.num_heads, self.levels, self.points, 2))
+        weights = self.attention_weights(asking).to(wide).unflatten(2, (self.num_heads, -1))
+        weights = weights.softmax(-1).transpose(1, 2).flatten(0, 1)  # N*heads, tokens, all points
+        values = self.value_proj(hidden_states).to(wide).unflatten(2, (self.num_heads, -1))
+        values = values.permute(0, 2, 3, 1).flatten(0, 1)  # N*heads, channels / heads, tokens
+        levels = values.split([height * width for height, width in spatial_shapes_list], 2)
+        x, y = (c[:, None, None] for c in pixel_centres(spatial_shapes_list, values))
+        sampled = []
+        for i, (height, width) in enumerate(spatial_shapes_list):
+            to_x, to_y = offsets[:, :, :, i].unbind(-1)  # N, tokens, heads, points
+            grid = 2 * torch.stack((x + to_x / width, y + to_y / height), -1) - 1
+            level = levels[i].unflatten(2, (height, width))
+            grid = grid.transpose(1, 2).flatten(0, 1)
+            sampled.append(F.grid_sample(level, grid, align_corners=False))
+        y = (torch.cat(sampled, -1) * weights[:, None]).sum(-1)  # N*heads, channels/heads, tokens
+        y = y.unflatten(0, (-1, self.num_heads)).flatten(1, 2).transpose(1, 2)
+        return self.output_proj(y.to(hidden_states.dtype)), None
+
+
+def pixel_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """x and y of all pixels of maps of `shapes`, row by row; every map reaches from 0 to 1.
+
+    `like` states device and dtype.
+    """
+    places = []
+    for sides in shapes:
+        height, width = sides
+        y, x = ((torch.arange(n, device=like.device).to(like.dtype) + 0.5) / n for n in sides)
+        places.append((x.repeat(height), y.repeat_interleave(width)))
+    x, y = zip(*places, strict=True)
+    return torch.cat(x), torch.cat(y)
 
 
 class QueryHead(nn.Module):
@@ -89,6 +156,8 @@ class QueryHead(nn.Module):
         self.pixel_decoder = library.Mask2FormerPixelDecoder(config, list(in_channels))
         self.transformer_module = library.Mask2FormerTransformerModule(channels, config)
         self.classify = nn.Linear(channels, num_outputs)
+        for layer in self.pixel_decoder.encoder.layers:
+            layer.self_attn = DeformableAttention(channels, HEADS)
         self.pixel_decoder.level_embed = nn.Parameter(torch.empty(3, channels))  # holds anything
         if not self.classify.weight.is_meta:
             init_decoder(self)
@@ -133,14 +202,14 @@ def _queries(transformer: Any) -> tuple[nn.Embedding, nn.Embedding]:
     return transformer.queries_embedder, transformer.queries_features
 
 
-def _rings(attention: Any) -> Tensor:
+def _rings(attention: DeformableAttention) -> Tensor:
     """heads, levels, points, 2: x and y offsets; point i is i + 1 pixels away in one direction."""
-    angles = torch.arange(attention.n_heads) * (2 * math.pi / attention.n_heads)
+    angles = torch.arange(attention.num_heads) * (2 * math.pi / attention.num_heads)
     directions = torch.stack((angles.cos(), angles.sin()), -1)
     directions = directions / directions.abs().amax(-1, keepdim=True)
-    distances = torch.arange(1, attention.n_points + 1)
+    distances = torch.arange(1, attention.points + 1)
     rings = directions[:, None, None] * distances[:, None]
-    return rings.expand(-1, attention.n_levels, -1, -1)
+    return rings.expand(-1, attention.levels, -1, -1)
 
 
 class LRFormerPlus(SegModel):

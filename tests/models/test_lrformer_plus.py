@@ -22,7 +22,13 @@ from models import (
     resolve_name,
 )
 from models.layers.drop_path import DropPath
-from models.lrformer_plus import VARIANTS, LRFormerPlus, semantic_logits
+from models.lrformer_plus import (
+    VARIANTS,
+    DeformableAttention,
+    LRFormerPlus,
+    pixel_centres,
+    semantic_logits,
+)
 from models.weights import class_count, convert_state_dict, load_weights, recognise, rename_for
 from models.weights.convert import DIALECTS
 from models.weights.rules import rename_keys
@@ -228,14 +234,53 @@ def test_fused_network_exports(with_extra):
     assert (program.module()(x) - fused(x)).abs().max() <= 1e-4 * fused(x).abs().max()
 
 
+@torch.no_grad()
+def test_deformable_attention_is_the_librarys(with_extra):
+    from transformers.models.mask2former import modeling_mask2former as library
+
+    torch.manual_seed(0)
+    theirs = library.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(32, 8, 3, 4)
+    ours, shapes = DeformableAttention(32, 8), [(2, 3), (4, 6), (7, 11)]
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x, position = torch.randn(2, 2, 107, 32)
+    x_centre, y_centre = pixel_centres(shapes, x)
+    points = torch.stack((x_centre, y_centre), -1)[None, :, None].expand(2, -1, 3, -1)
+    centres = library.Mask2FormerPixelDecoderEncoderOnly.get_reference_points
+    torch.testing.assert_close(points, centres(shapes, torch.ones(2, 3, 2), x.device))
+    rest = {"encoder_hidden_states": x, "reference_points": points}
+    rest |= {"position_embeddings": position, "spatial_shapes_list": shapes}
+    expected, _ = theirs(hidden_states=x, **rest)
+    torch.testing.assert_close(ours(hidden_states=x, **rest)[0], expected)
+    rest["position_embeddings"] = position.bfloat16()
+    narrow, _ = ours.bfloat16()(hidden_states=x.bfloat16(), **rest)
+    assert narrow.dtype == torch.bfloat16
+    assert (narrow - expected).norm() <= 0.02 * expected.norm()
+
+
+@torch.no_grad()
+def test_sampling_keeps_the_places_of_a_large_map():
+    """Without offsets every pixel finds its own value, in 16 bits as well."""
+    attention, shapes = DeformableAttention(8, 8, levels=1, points=1), [(3, 500)]
+    for layer in (attention.sampling_offsets, attention.attention_weights):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    for layer in (attention.value_proj, attention.output_proj):
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    x = torch.randn(1, 1500, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found, _ = attention.bfloat16()(x, torch.zeros_like(x), shapes)
+    torch.testing.assert_close(found, x, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 @torch.no_grad()
 def test_bfloat16_gives_numbers(with_extra, fresh):
     torch.manual_seed(0)
     model = build_model("lrformer_t_plus", 7, **NARROW).eval() if fresh else small()
+    x = image(128, 192)
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(image()).isfinite().all()
-    assert model.bfloat16()(image().bfloat16()).isfinite().all()
+        assert model(x).isfinite().all()
+    assert model.bfloat16()(x.bfloat16()).isfinite().all()
 
 
 def test_gradients_reach_every_parameter(with_extra):
