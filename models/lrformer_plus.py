@@ -135,8 +135,14 @@ class QueryHead(nn.Module):
         decoder_layers: int,
     ) -> None:
         super().__init__()
-        from transformers import Mask2FormerConfig
-        from transformers.models.mask2former import modeling_mask2former as library
+        try:
+            from transformers import Mask2FormerConfig
+            from transformers.models.mask2former import modeling_mask2former as library
+        except ImportError as error:
+            raise InputError(
+                f"the transformers that is installed has no Mask2Former here ({error}); pip "
+                f"install -e .[{DECODER.name}] brings a version that is tested"
+            ) from error
 
         config = Mask2FormerConfig(
             feature_size=channels,

@@ -156,6 +156,13 @@ def test_training_is_refused(with_extra, refuses, tiny, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_library_of_another_kind_is_one_sentence(with_extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.models.mask2former", None)
+    with pytest.raises(ValueError, match=r"pip install -e \.\[query\] brings a version") as caught:
+        meta()
+    assert "\n" not in str(caught.value)
+
+
 def test_names_need_the_extra(with_extra):
     assert set(list_models(extras=True)) == {*list_models(), *PUBLISHED}
     assert set(VARIANTS) == set(PUBLISHED)
