@@ -6,6 +6,7 @@ from . import (  # noqa: F401  (each registers its variants)
     ddrnet,
     gcnet,
     lrformer,
+    lrformer_plus,
     pidnet,
     rdrnet,
     rtformer,

@@ -34,6 +34,7 @@ class SegModel(nn.Module):
         align_corners: convention of `upsample`, the last resize to the image.
         training_only: names of submodules that inference does not use; `fuse` drops them.
         lr_multipliers: learning-rate factor of the parameters below a submodule (others: 1).
+        is_trainable: whether there is a loss for what `forward_train` gives.
     """
 
     num_aux = 0
@@ -43,11 +44,13 @@ class SegModel(nn.Module):
     align_corners = False
     training_only: tuple[str, ...] = ()
     lr_multipliers: Mapping[str, float] = MappingProxyType({})
+    is_trainable = True
     architecture = ""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.num_outputs = num_classes  # rows of the last layer of the main head
         self.options: dict = {}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Architectures and backbones by exact name."""
 
 import difflib
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import nn
 
@@ -15,14 +17,34 @@ _BACKBONES: dict[str, tuple[Callable[..., nn.Module], dict]] = {}
 _ALIASES: dict[str, str] = {}
 
 
+class Extra(NamedTuple):
+    """A part of setup.py's extras_require, and the module that it brings."""
+
+    name: str
+    module: str
+
+    def is_installed(self) -> bool:
+        """Whether the module is there; it is not imported."""
+        return importlib.util.find_spec(self.module) is not None
+
+
+_NEEDS: dict[str, Extra] = {}
+
+
 def register(
     cls: Callable[..., SegModel],
     variants: Mapping[str, Mapping],
     aliases: Mapping[str, str] | None = None,
+    needs: Extra | None = None,
 ) -> None:
-    """Make every `variants` entry (name -> constructor options) buildable by its name."""
+    """Make every `variants` entry (name -> constructor options) buildable by its name.
+
+    needs: without which none of them can be built.
+    """
     _add(_VARIANTS, "architecture", cls, variants)
     _ALIASES.update(aliases or {})
+    if needs is not None:
+        _NEEDS.update(dict.fromkeys(variants, needs))
 
 
 def register_backbone(cls: Callable[..., nn.Module], variants: Mapping[str, Mapping]) -> None:
@@ -37,9 +59,14 @@ def _add(table: dict, kind: str, cls: Callable, variants: Mapping[str, Mapping])
         table[name] = (cls, dict(options))
 
 
-def list_models() -> list[str]:
-    """Names of all architectures, sorted; aliases are left out."""
-    return sorted(_VARIANTS)
+def list_models(*, extras: bool = False) -> list[str]:
+    """Names of the architectures that every installation builds, sorted, without aliases.
+
+    extras: also those that need an extra that is installed. They are left out otherwise, so that
+    what goes through all networks does not depend on the machine.
+    """
+    needs = {name: _NEEDS.get(name) for name in _VARIANTS}
+    return sorted(n for n, extra in needs.items() if not extra or (extras and extra.is_installed()))
 
 
 def list_backbones() -> list[str]:
@@ -56,12 +83,21 @@ def resolve_name(name: str) -> str:
         raise InputError(f"{name} is a backbone without a head; build_backbone builds it")
     near = difflib.get_close_matches(name, [*_VARIANTS, *_ALIASES], n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else "."
-    raise InputError(f"unknown architecture {name!r}{hint} Known: {', '.join(list_models())}")
+    raise InputError(f"unknown architecture {name!r}{hint} Known: {', '.join(sorted(_VARIANTS))}")
 
 
 def is_known(name: str | None) -> bool:
     """Whether `name` is an architecture or an alias of one."""
     return name in _VARIANTS or name in _ALIASES
+
+
+def check_extra(name: str) -> None:
+    """Raise ValueError if the architecture `name` needs what is not installed."""
+    extra = _NEEDS.get(resolve_name(name))
+    if extra is not None and not extra.is_installed():
+        raise InputError(
+            f"{name} needs {extra.module}, which is not installed: pip install -e .[{extra.name}]"
+        )
 
 
 def build_model(name: str, num_classes: int, **options) -> SegModel:
@@ -73,9 +109,10 @@ def build_model(name: str, num_classes: int, **options) -> SegModel:
         options: constructor arguments that replace the variant's own values.
 
     Raises:
-        ValueError: unknown name, unknown option, or fewer than 2 classes.
+        ValueError: unknown name, unknown option, fewer than 2 classes, or an extra is missing.
     """
     canonical = resolve_name(name)
+    check_extra(canonical)
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; at least 2 are needed (binary = 2)")
     model = _build(canonical, *_VARIANTS[canonical], options, num_classes)

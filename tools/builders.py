@@ -209,7 +209,12 @@ def load_into(
 
 
 def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegCriterion:
-    """The loss of `config` for the outputs that `model` has."""
+    """The loss of `config` for the outputs that `model` has. Raises ValueError without one."""
+    if not model.is_trainable:
+        raise InputError(
+            f"MODEL.NAME {config.MODEL.NAME} cannot be trained here, there is no loss for its "
+            "queries; load its published weights, or train a network with a dense head"
+        )
     loss = config.LOSS
     aux_weights = loss.AUX_WEIGHTS or (0.4,) * model.num_aux
     if len(aux_weights) != model.num_aux:

@@ -19,7 +19,8 @@ from _init_paths import run_main
 from manifest import check_digest, entry_of, where_to_get
 
 from datasets import DatasetMeta, get_meta
-from models import build_model, list_models, resolve_name
+from models import build_model, resolve_name
+from models.registry import is_known
 from models.weights import (
     absent_training_heads,
     class_count,
@@ -41,7 +42,7 @@ def main() -> int:
     checkpoint = read_checkpoint(args.file)
     check_digest(args.file)
     name = resolve_name(args.a) if args.a else recognise(checkpoint.tensors)
-    if name not in list_models():
+    if not is_known(name):
         raise InputError(
             f"{args.file} holds {name or 'no network that is known'}; name the architecture by --a "
             "and its options as NAME VALUE"

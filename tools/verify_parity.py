@@ -31,6 +31,8 @@ from models import (
     list_backbones,
     resolve_name,
 )
+from models.lrformer_plus import QueryOutputs
+from models.registry import check_extra
 from models.weights import load_weights
 from utils.errors import InputError
 from utils.parity import (
@@ -41,6 +43,7 @@ from utils.parity import (
     fill,
     inputs,
     read_fixture,
+    stored_grid,
     table,
     tolerance,
 )
@@ -157,6 +160,10 @@ def network_builder(fixture: Fixture) -> Callable[[], nn.Module]:
         resolve_name(name)
     except ValueError:
         raise UnknownError(f"architecture {name}") from None
+    try:
+        check_extra(name)
+    except ValueError as error:
+        raise UnknownError(str(error)) from None
     return lambda: build_model(name, spec["num_classes"], **our_options(name, options))
 
 
@@ -215,17 +222,16 @@ def compare(fixture: Fixture, case: dict[str, Any], model: nn.Module, path: Path
     compared = 0
     for index, entry in enumerate(case["outputs"]):
         role = f"out{index}" if fixture.kind == "block" else entry["role"]
-        known = r"main|aux:\d+|boundary|feature:\d+|out\d+"
+        known = r"main|aux:\d+|boundary|query_class|query_mask|feature:\d+|out\d+"
         if role not in outputs and not re.fullmatch(known, role):
             continue
         if role not in outputs:
             raise InputError(f"states output {role!r}, which the model does not give")
         reference = fixture.reference(entry["key"], entry["shape"])
-        rel = difference(outputs[role].numpy(), reference)
+        rel = difference(stored_grid(outputs[role].numpy(), entry), reference)
         compared += 1
-        yield Row.measured(
-            fixture.name, label, role, keys, rel, tolerance(case, role, fixture.name)
-        )
+        tol = tolerance(case, role, fixture.name, entry)
+        yield Row.measured(fixture.name, label, role, keys, rel, tol)
     if not compared:
         raise InputError("states no output that can be compared")
 
@@ -248,6 +254,12 @@ def run(model: nn.Module, fixture: Fixture, case: dict[str, Any]) -> dict[str, T
         if deployed:
             return result
         extra = model.forward_train(*tensors)
+        if isinstance(extra, QueryOutputs):
+            return {
+                **result,
+                "query_class": extra.classes[-1],
+                "query_mask": extra.masks[-1],
+            }
         result |= {f"aux:{i}": value for i, value in enumerate(extra.aux)}
         return result if extra.boundary is None else {**result, "boundary": extra.boundary}
 

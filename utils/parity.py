@@ -23,6 +23,7 @@ from .errors import InputError
 TOLERANCE = 2e-5  # relative to max |reference|
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 NOISE_FACTOR = 10  # a case that states its own float32 noise is held to this many times of it
+OWN_NOISE = "max_abs_err_over_max_abs_fp32_vs_fp64"  # the same, stated by a single output
 
 # Fixtures that do not state theirs, but whose float32 outputs differ by more than TOLERANCE between
 # processors: with exact (float64) arithmetic they are within 1.3e-5 of the reference, but one at
@@ -217,9 +218,30 @@ def normal(seed: int, shape: Sequence[int]) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(tuple(shape)).astype(np.float32)
 
 
-def tolerance(case: Mapping[str, Any], role: str, fixture: str = "") -> float:
-    """Admissible difference relative to max |reference|, for an output of `fixture`."""
-    unstated = UNSTATED_NOISE.get(fixture, 0.0)
+def stored_grid(value: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """The rows and columns of an output that its entry says are stored; usually all.
+
+    Raises ValueError if `value` has not the full shape, or the entry does not say which.
+    """
+    full = entry.get("full_shape", entry["shape"])
+    if list(full) == list(entry["shape"]):
+        return value
+    if list(value.shape) != list(full):
+        raise InputError(f"output has shape {value.shape}, reference {tuple(full)}")
+    step = re.match(r"rows and columns 0,(\d+)", str(entry.get("stored", "")))
+    if step is None or not int(step[1]):
+        raise InputError(f"does not say which rows and columns of {full} are stored")
+    return value[..., :: int(step[1]), :: int(step[1])]
+
+
+def tolerance(
+    case: Mapping[str, Any], role: str, fixture: str = "", entry: Mapping[str, Any] | None = None
+) -> float:
+    """Admissible difference relative to max |reference|, for an output of `fixture`.
+
+    The noise of float32 is stated by the case for a role, or by the output's own `entry`.
+    """
+    unstated = (entry or {}).get(OWN_NOISE, UNSTATED_NOISE.get(fixture, 0.0))
     noise = case.get("fp32_noise_rel", {}).get(role.partition(":")[0], unstated)
     return max(TOLERANCE, NOISE_FACTOR * float(noise))
 

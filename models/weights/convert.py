@@ -8,14 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import bisenetv1, bisenetv2, ddrnet, gcnet, lrformer, pidnet, rdrnet, rtformer
+from .. import (
+    bisenetv1,
+    bisenetv2,
+    ddrnet,
+    gcnet,
+    lrformer,
+    lrformer_plus,
+    pidnet,
+    rdrnet,
+    rtformer,
+)
 from ..errors import InputError
 from ..layers.reparam import fuse
-from ..registry import build_backbone, build_model, list_backbones, list_models
+from ..registry import build_backbone, build_model, is_known, list_backbones, list_models
 from .bisenet import BISENETV1, BISENETV2
 from .ddrnet import DDRNET
 from .gcnet import GCNET
-from .lrformer import LRFORMER, LRFORMER_BACKBONE
+from .lrformer import LRFORMER, LRFORMER_BACKBONE, LRFORMER_PLUS
 from .pidnet import PIDNET
 from .rdrnet import RDRNET
 from .rtformer import RTFORMER
@@ -40,6 +50,7 @@ DIALECTS: dict[type[nn.Module], tuple[Dialect, ...]] = {
     bisenetv2.BiSeNetV2: BISENETV2,
     lrformer.LRFormer: LRFORMER,
     lrformer.LRFormerBackbone: LRFORMER_BACKBONE,
+    lrformer_plus.LRFormerPlus: LRFORMER_PLUS,
     rtformer.RTFormer: RTFORMER,
 }
 _MAX_CLASSES = 100_000
@@ -65,6 +76,7 @@ def rename_for(model: nn.Module, keys: Iterable[str]) -> Renaming:
         {target: prefix + source for target, source in best.sources.items()},
         {prefix + source: reason for source, reason in best.dropped.items()},
         [prefix + source for source in best.unknown],
+        best.parts,
     )
 
 
@@ -120,9 +132,10 @@ def convert_state_dict(
         if target.startswith(kept):
             dropped[key] = "reset"
         else:
-            tensors[target] = state[key].reshape(own[target].shape)
-    plural = "" if len(tensors) == 1 else "s"
-    parts = [f"{len(tensors)} tensor{plural} loaded", _count(dropped, "dropped"), "none missing"]
+            tensors[target] = renaming.tensor(target, state).reshape(own[target].shape)
+    loaded = len({renaming.sources[target] for target in tensors})
+    plural = "" if loaded == 1 else "s"
+    parts = [f"{loaded} tensor{plural} loaded", _count(dropped, "dropped"), "none missing"]
     constant, fresh = {}, {}  # target -> why
     for target in (key for key in own if key not in tensors):
         is_kept = target.startswith(kept)
@@ -174,9 +187,9 @@ def _find_problem(own, state, renaming: Renaming, kept: tuple[str, ...] = ()) ->
     sources, filled = renaming.sources, renaming.dialect.filled
     needed = [key for key in own if not key.startswith(kept)]
     return _Problem(
-        [*renaming.unknown, *(key for target, key in sources.items() if target not in own)],
+        [*renaming.unknown, *dict.fromkeys(k for t, k in sources.items() if t not in own)],
         [key for key in needed if key not in sources and filled(key) is None],
-        [key for key in needed if key in sources and not _fits(own[key], state[sources[key]])],
+        [k for k in needed if k in sources and not _fits(own[k], renaming.tensor(k, state))],
     )
 
 
@@ -206,7 +219,8 @@ def _explain(model, state, renaming: Renaming, problem: _Problem, reset: tuple[s
             f"holds none of the tensors of {name} (first of {len(state)}: "
             f"{one_line(next(iter(state)))}); accepted are {', '.join(accepted)} names"
         )
-    known = f"({len(renaming.sources)} of {len(state)} keys known as {renaming.dialect.name} names)"
+    read = len(set(renaming.sources.values()))
+    known = f"({read} of {len(state)} keys known as {renaming.dialect.name} names)"
     if problem.unknown:
         return f"{known} has {_list(problem.unknown)}, which {name} does not know"
     if problem.misfits:
@@ -227,11 +241,12 @@ def _class_mismatch(model, state, renaming, problem: _Problem) -> tuple[int, int
     own, counts = model.state_dict(), set()
     for target in problem.misfits:
         ours, theirs = own[target].shape, state[renaming.sources[target]].shape
-        if ours[:1] != (getattr(model, "num_classes", None),):
+        if ours[:1] != (getattr(model, "num_outputs", None),):
             return None
         if len(theirs) != len(ours) or theirs[1:] != ours[1:]:
             return None
-        counts.add((theirs[0], ours[0]))
+        beside = model.num_outputs - model.num_classes
+        counts.add((theirs[0] - beside, ours[0] - beside))
     return counts.pop() if len(counts) == 1 else None
 
 
@@ -250,7 +265,9 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
     families: dict[str, str] = {}
     if len(state) > _MAX_KEYS:
         return ""
-    for name in (*list_models(), *list_backbones()):
+    plain = list_models()
+    extra = [name for name in list_models(extras=True) if name not in plain]
+    for name in (*plain, *extra, *list_backbones()):
         probe = _probe(name)
         kind, renaming = type(probe).__name__, rename_for(probe, state)
         own = probe.state_dict()
@@ -259,7 +276,7 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
             problem.misfits.clear()  # another class count is the same architecture
         if not any(problem) or _only_heads_absent(probe, problem):
             return name
-        known = renaming.sources and not renaming.unknown and name in list_models()
+        known = renaming.sources and not renaming.unknown and name in plain
         if known and kind != besides:
             families[kind] = renaming.dialect.name
         if renaming.unknown and _is_fused(name, state):
@@ -282,7 +299,7 @@ def class_count(name: str, keys: Mapping[str, Tensor], options: Mapping) -> int 
                 raise InputError(
                     f"{one_line(key)} is {_shape(keys[key])}, which is no head of {name}"
                 )
-            return shape[0]
+            return shape[0] - (model.num_outputs - model.num_classes)
     return None
 
 
@@ -290,7 +307,7 @@ def class_count(name: str, keys: Mapping[str, Tensor], options: Mapping) -> int 
 def _probe(name: str) -> nn.Module:
     """The names and shapes of an architecture, without values."""
     with torch.device("meta"):
-        return build_model(name, 2) if name in list_models() else build_backbone(name)
+        return build_model(name, 2) if is_known(name) else build_backbone(name)
 
 
 @functools.cache

@@ -1,4 +1,7 @@
-"""LRFormer's checkpoints: the official code's (mmsegmentation names), whole or backbone only."""
+"""LRFormer's checkpoints: the official code's (mmsegmentation names), whole or backbone only.
+
+LRFormer+ has a decoder of mmdetection, ours that of the library transformers: what one stores as a
+tensor of queries, keys and values, the other stores as three."""
 
 from . import mmseg, official
 from .rules import Dialect, Rule, modules
@@ -64,8 +67,66 @@ def _imagenet(rules: tuple[Rule, ...]) -> Dialect:
     )
 
 
+_DEFORMABLE = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+_FFN = {"ffn.layers.0.0": "fc1", "ffn.layers.1": "fc2"}
+_PIXELS = {
+    "mask_feature": "mask_projection",
+    "level_encoding.weight": "level_embed",
+    **modules(
+        {"conv": "0", "gn": "1"},
+        {
+            **{f"input_convs.{i}": f"input_projections.{i}" for i in range(3)},
+            "lateral_convs.0": "adapter_1",
+            "output_convs.0": "layer_1",
+        },
+    ),
+}
+_PIXEL_LAYER = {
+    **_FFN,
+    **{f"self_attn.{name}": f"self_attn.{name}" for name in _DEFORMABLE},
+    "norms.0": "self_attn_layer_norm",
+    "norms.1": "final_layer_norm",
+}
+_ATTENTION = {name: name for name in ("in_proj_weight", "in_proj_bias", "out_proj")}
+_QUERY_LAYER = {
+    **_FFN,
+    **modules(_ATTENTION, {f"{name}.attn": name for name in ("self_attn", "cross_attn")}),
+    "norms.0": "cross_attn_layer_norm",
+    "norms.1": "self_attn_layer_norm",
+    "norms.2": "final_layer_norm",
+}
+_QUERIES = {
+    "transformer_decoder.post_norm": "decoder.layernorm",
+    "query_embed": "queries_embedder",
+    "query_feat": "queries_features",
+    "level_embed": "level_embed",
+    **{f"mask_embed.{2 * i}": f"decoder.mask_predictor.mask_embedder.{i}.0" for i in range(3)},
+}
+_QUERY_HEAD = (
+    Rule(
+        r"decode_head\.pixel_decoder\.encoder\.layers\.(\d+)",
+        r"head.pixel_decoder.encoder.layers.\1",
+        _PIXEL_LAYER,
+    ),
+    Rule(r"decode_head\.pixel_decoder", "head.pixel_decoder", _PIXELS),
+    Rule(
+        r"decode_head\.transformer_decoder\.layers\.(\d+)",
+        r"head.transformer_module.decoder.layers.\1",
+        _QUERY_LAYER,
+    ),
+    Rule("decode_head", "head.transformer_module", _QUERIES),
+    Rule("decode_head", "head", {"cls_embed": "classify"}),
+)
+_PACKED = {
+    r"(.+\.self_attn)\.in_proj_(weight|bias)": tuple(rf"\1.{name}_proj.\2" for name in "qkv")
+}
+
 _WHOLE = _backbone("backbone.")
 LRFORMER = (_imagenet(_WHOLE), mmseg.whole("LRFormer", _WHOLE + head_rules("head.")))
+LRFORMER_PLUS = (
+    _imagenet(_WHOLE),
+    mmseg.whole("LRFormer+", _WHOLE + _QUERY_HEAD, splits=_PACKED),
+)
 LRFORMER_BACKBONE = (
     _imagenet(_backbone("")),
     mmseg.whole(

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from torch import Tensor
+
 _Value = TypeVar("_Value")
 _NORM_LEAVES = ("running_mean", "running_var", "num_batches_tracked")
 TORCH_LEAVES = {name: name for name in ("weight", "bias", *_NORM_LEAVES)}
@@ -69,13 +71,15 @@ class Fill:
 
 @dataclass(frozen=True, eq=False)
 class Dialect:
-    """One way in which somebody names a family's tensors.
+    r"""One way in which somebody names a family's tensors.
 
     prefix: may stand in front of a key.
     drops: regular expression of a source key -> why it is not needed.
     fills: regular expression of a target key -> what it is set to where the source lacks it.
     requires: regular expression that at least one source key matches; without one the dialect is
         not spoken.
+    splits: regular expression of a renamed key, whose tensor is several of ours stacked -> our
+        names of its equal parts along the rows, in order; may use \1.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Dialect:
     drops: Mapping[str, str] = field(default_factory=dict)
     fills: Mapping[str, Fill] = field(default_factory=dict)
     requires: str = ""
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def rename(self, key: str) -> str | None:
         """This project's name of `key`, or None."""
@@ -99,6 +104,16 @@ class Dialect:
                 if renamed is not None:
                     return renamed + leaf
         return None
+
+    def targets(self, key: str) -> tuple[str, ...]:
+        """This project's names of what `key` holds; none if it is not known."""
+        renamed = self.rename(key)
+        if renamed is None:
+            return ()
+        for pattern, names in self.splits.items():
+            if match := re.fullmatch(pattern, renamed):
+                return tuple(match.expand(name) for name in names)
+        return (renamed,)
 
     def is_spoken(self, keys: Iterable[str]) -> bool:
         """Whether `keys` hold what every file of this dialect has."""
@@ -143,12 +158,24 @@ def _first_match(table: Mapping[str, _Value], key: str) -> _Value | None:
 
 @dataclass(frozen=True)
 class Renaming:
-    """What a dialect makes of a set of keys: target -> source, source -> reason, the rest."""
+    """What a dialect makes of a set of keys: target -> source, source -> reason, the rest.
+
+    parts: target -> (index, count) where it is one of several equal parts of its source's rows.
+    """
 
     dialect: Dialect
     sources: dict[str, str]
     dropped: dict[str, str]
     unknown: list[str]
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def tensor(self, target: str, state: Mapping[str, Tensor]) -> Tensor:
+        """What `state` has for `target`; the whole tensor where its rows cannot be parted."""
+        whole = state[self.sources[target]]
+        index, count = self.parts.get(target, (0, 1))
+        if count == 1 or not whole.ndim or whole.shape[0] % count:
+            return whole
+        return whole.chunk(count)[index]
 
 
 def rename_keys(dialect: Dialect, keys: Iterable[str]) -> Renaming:
@@ -156,13 +183,15 @@ def rename_keys(dialect: Dialect, keys: Iterable[str]) -> Renaming:
     result = Renaming(dialect, {}, {}, [])
     for key in keys:
         reason = dialect.dropped(key)
-        target = None if reason else dialect.rename(key)
+        targets = () if reason else dialect.targets(key)
         if reason:
             result.dropped[key] = reason
-        elif target is None or target in result.sources:
+        elif not targets or any(target in result.sources for target in targets):
             result.unknown.append(key)
         else:
-            result.sources[target] = key
+            result.sources.update(dict.fromkeys(targets, key))
+        if len(targets) > 1:
+            result.parts.update((t, (i, len(targets))) for i, t in enumerate(targets))
     return result
 
 

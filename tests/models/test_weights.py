@@ -215,5 +215,17 @@ def test_rules():
     result = rename_keys(dialect, ["net.layer1.0.k", "loss.weight", "net.other"])
     assert result.sources == {"stage1.0.keys.weight": "net.layer1.0.k"}
     assert result.dropped == {"loss.weight": "a buffer"} and result.unknown == ["net.other"]
+    parted = Dialect("toy", (rule,), splits={r"(.+)\.keys\.weight": (r"\1.a", r"\1.b")})
+    result = rename_keys(parted, ["layer1.0.k", "layer1.0.conv1.weight"])
+    assert result.sources == {
+        "stage1.0.a": "layer1.0.k",
+        "stage1.0.b": "layer1.0.k",
+        "stage1.0.conv1.conv.weight": "layer1.0.conv1.weight",
+    }
+    state = {key: torch.arange(4.0) for key in ("layer1.0.k", "layer1.0.conv1.weight")}
+    parts = [result.tensor(target, state).tolist() for target in result.sources]
+    assert parts == [[0, 1], [2, 3], [0, 1, 2, 3]]
+    state["layer1.0.k"] = torch.ones(5)  # as it is: it will not fit
+    assert result.tensor("stage1.0.b", state).shape == (5,)
     twice = Dialect("toy", (Rule("a|b", "x", {"c": "c"}),))
     assert rename_keys(twice, ["a.c.weight", "b.c.weight"]).unknown == ["b.c.weight"]
