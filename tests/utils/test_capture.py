@@ -4,13 +4,16 @@ What a recording really holds only a GPU shows: tests/gpu/suite.py.
 """
 
 import contextlib
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from utils.capture import EAGER_STEPS, Capture
+from utils import runtimes
+from utils.capture import EAGER_STEPS, Capture, RecordingError
 
 
 class Cuda:
@@ -146,3 +149,27 @@ def test_a_failed_recording_is_told_once_and_leaves_nothing_behind(cuda, failure
     assert step.streams == ["side"] * EAGER_STEPS + ["recording"] + ["main"] * 4
     assert cuda.stream_now == "main" and not cuda.open_pools and cuda.emptied == 1
     assert cuda.generator == "as it was" and capture.graph is None and capture.failed
+
+
+def test_a_recorded_network_lives_as_long_as_what_replays_it(cuda, monkeypatch):
+    """A graph reads weights where they lie; who replays it must keep them there."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+    image, weights = torch.randn(1, 3, 8, 8), weakref.ref(network[0].weight)
+    run, remarks = runtimes.graph(network, image, lambda logits: logits + 1)
+    assert remarks == ["1 ReLUs within their convolutions"]
+    del network
+    gc.collect()
+    assert weights() is not None
+    del run
+    gc.collect()
+    assert weights() is None
+
+
+def test_a_failed_recording_of_a_network_is_cleared_away(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    cuda.failure = "broken"
+    network, image = torch.nn.Conv2d(3, 4, 3).eval(), torch.randn(1, 3, 8, 8)
+    with pytest.raises(RecordingError, match="previous error"):
+        runtimes.graph(network, image, lambda logits: logits)
+    assert not cuda.open_pools and cuda.stream_now == "main"

@@ -89,6 +89,21 @@ def test_compiled_is_the_choice_on_the_cpu_for_a_known_size(network, output):
         assert result.dtype == torch.uint8 and (result != classes).float().mean() < 1e-3
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_what_is_compiled_holds_its_weights_as_constants():
+    if not runtimes.can_compile(torch.device("cpu")):
+        pytest.skip("there is no C++ compiler")
+    for _ in range(10):  # PyTorch by itself would compile eight of them
+        layer = nn.Conv2d(3, 4, 3).eval()
+        image = torch.randn(1, 3, 8, 8)
+        expected = layer(image)
+        run, _ = runtimes.compiled(layer, image)
+        nn.init.zeros_(layer.weight)
+        with torch.inference_mode():
+            torch.testing.assert_close(run(image.clone()), expected)
+
+
 def test_without_a_compiler_it_is_eager(network, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
