@@ -19,14 +19,12 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import SegModel, TrainOutputs
-from .layers.bilateral import BilateralStage, check_depths
+from .layers.bilateral import BilateralNetwork, BilateralStage, check_depths
 from .layers.context import DAPPM
 from .layers.conv import ConvBN, ConvBNReLU
 from .layers.head import SegHead
 from .layers.init import kaiming_init
 from .layers.reparam import merge_paths
-from .layers.resize import resize_like
 from .registry import register
 
 EPS = 1e-5  # of every BatchNorm
@@ -85,7 +83,7 @@ def gc_stage(
     )
 
 
-class GCNet(SegModel):
+class GCNet(BilateralNetwork):
     """The dual-resolution network in its training form.
 
     Args:
@@ -96,9 +94,6 @@ class GCNet(SegModel):
         blocks_per_stage: for stages 2 to 6 all blocks, the first included; stages 4 to 6 give a
             pair, for the low and the high branch.
     """
-
-    num_aux = 1
-    training_only = ("aux_head",)
 
     def __init__(
         self,
@@ -143,22 +138,6 @@ class GCNet(SegModel):
         self.head = SegHead(4 * c, head_channels, num_classes)
         self.aux_head = SegHead(2 * c, head_channels, num_classes)
         kaiming_init(self, "fan_out")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._features(x)[0]
-
-    def forward_train(self, x: Tensor) -> TrainOutputs:
-        logits, high4 = self._features(x)
-        return TrainOutputs(logits, (self.aux_head(high4),))
-
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the high branch after stage 4, not rectified, for the auxiliary head."""
-        x = self.stem(x)
-        low, high4 = self.stage4(x, x)
-        low, high = self.stage5(F.relu(low), F.relu(high4))
-        high = self.high6(F.relu(high))
-        context = self.context(self.low6(F.relu(low)))
-        return self.head(high + resize_like(context, high)), high4
 
 
 VARIANTS = {

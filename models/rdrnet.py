@@ -18,15 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import SegModel, TrainOutputs
-from .layers.bilateral import BilateralStage, check_depths
+from .layers.bilateral import BilateralNetwork, BilateralStage, check_depths
 from .layers.context import PAPPM
 from .layers.conv import ConvBN
 from .layers.head import SegHead
 from .layers.init import kaiming_init
 from .layers.reparam import merge_paths
 from .layers.residual import Bottleneck
-from .layers.resize import resize_like
 from .registry import register
 
 NORM = {"eps": 1e-3, "momentum": 0.03}
@@ -120,7 +118,7 @@ def bottleneck_stage(in_channels: int, channels: int, depth: int, stride: int = 
     )
 
 
-class RDRNet(SegModel):
+class RDRNet(BilateralNetwork):
     """The dual-resolution network in its training form.
 
     Args:
@@ -131,9 +129,6 @@ class RDRNet(SegModel):
         blocks_per_stage: for stages 2 to 6 the blocks of stride 1; stages 4 to 6 give a pair, for
             the low and the high branch.
     """
-
-    num_aux = 1
-    training_only = ("aux_head",)
 
     def __init__(
         self,
@@ -179,22 +174,6 @@ class RDRNet(SegModel):
         self.head = SegHead(4 * c, head_channels, num_classes)
         self.aux_head = SegHead(2 * c, head_channels, num_classes)
         kaiming_init(self, "fan_out")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._features(x)[0]
-
-    def forward_train(self, x: Tensor) -> TrainOutputs:
-        logits, high4 = self._features(x)
-        return TrainOutputs(logits, (self.aux_head(high4),))
-
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the high branch after stage 4, not rectified, for the auxiliary head."""
-        x = self.stem(x)
-        low, high4 = self.stage4(x, x)
-        low, high = self.stage5(F.relu(low), F.relu(high4))
-        high = self.high6(F.relu(high))
-        context = self.context(self.low6(F.relu(low)))
-        return self.head(high + resize_like(context, high)), high4
 
 
 VARIANTS = {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..base import SegModel, TrainOutputs
 from ..errors import InputError
 from .conv import ConvBN
 from .resize import resize_like
@@ -79,3 +80,27 @@ def check_depths(blocks: Sequence, *, least: int, example: Sequence) -> Sequence
             f"pairs of 1 or more, such as {example}"
         )
     return blocks
+
+
+class BilateralNetwork(SegModel):
+    """What RDRNet and GCNet have in common; a family builds the parts: stem, stage4 and stage5
+    (`BilateralStage`), low6, high6, context, head, aux_head."""
+
+    num_aux = 1
+    training_only = ("aux_head",)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._features(x)[0]
+
+    def forward_train(self, x: Tensor) -> TrainOutputs:
+        logits, high4 = self._features(x)
+        return TrainOutputs(logits, (self.aux_head(high4),))
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the high branch after stage 4, not rectified, for the auxiliary head."""
+        x = self.stem(x)
+        low, high4 = self.stage4(x, x)
+        low, high = self.stage5(F.relu(low), F.relu(high4))
+        high = self.high6(F.relu(high))
+        context = self.context(self.low6(F.relu(low)))
+        return self.head(high + resize_like(context, high)), high4

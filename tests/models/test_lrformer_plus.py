@@ -261,6 +261,7 @@ def test_deformable_attention_is_the_librarys(with_extra):
     rest["position_embeddings"] = position.bfloat16()
     narrow, _ = ours.bfloat16()(hidden_states=x.bfloat16(), **rest)
     assert narrow.dtype == torch.bfloat16
+    # bfloat16 keeps 8 bits; a few roundings of 0.4 % each add up to less than 2 % in the norm.
     assert (narrow - expected).norm() <= 0.02 * expected.norm()
 
 
@@ -276,6 +277,7 @@ def test_sampling_keeps_the_places_of_a_large_map():
         nn.init.zeros_(layer.bias)
     x = torch.randn(1, 1500, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     found, _ = attention.bfloat16()(x, torch.zeros_like(x), shapes)
+    # Three roundings to bfloat16, of 0.4 % each at most.
     torch.testing.assert_close(found, x, rtol=1e-2, atol=1e-3)
 
 
