@@ -16,6 +16,7 @@ from utils.errors import InputError
 from utils.roofline import CARDS
 
 speed = importlib.import_module("models.speed.speed")
+timed_lines = importlib.import_module("models.speed.timed_lines")
 timing_report = importlib.import_module("models.speed.timing_report")
 ENDS = tuple(timing_report.ENDS)
 
@@ -110,7 +111,7 @@ def test_a_form_that_one_network_cannot_take_does_not_end_the_others(monkeypatch
             raise InputError("no such layer")
         return prepare_for_inference(network, **options)
 
-    monkeypatch.setattr(speed, "prepare_for_inference", only_ddrnet)
+    monkeypatch.setattr(timed_lines, "prepare_for_inference", only_ddrnet)
     words = ["--a", "pidnet_s", *QUICK, "--lines", "logits", "--out", str(tmp_path / "x.json")]
     assert speed.main([*words, "--a", "ddrnet_23_slim"]) == 0
     done = capsys.readouterr()
