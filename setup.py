@@ -1,16 +1,30 @@
-"""Package metadata. The project also runs from its root without being installed."""
+"""Package metadata. The project also runs from its root without being installed.
 
+Installed, its folders are `rtseg.models` and so on. What they are called there is decided here, as
+a folder `rtseg` in the root would hide the installed package from programs that start there.
+"""
+
+import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+WORLDS = ("datasets", "models", "utils")  # folders of the root, installed below rtseg
+PACKAGES = {"rtseg": "package"}
+for world in WORLDS:
+    PACKAGES[f"rtseg.{world}"] = world
+    for name in find_packages(str(ROOT / world), exclude=["speed"]):  # the entry points of models
+        PACKAGES[f"rtseg.{world}.{name}"] = f"{world}/{name.replace('.', '/')}"
+SOURCE = (ROOT / "package" / "__init__.py").read_text(encoding="utf-8")
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 setup(
     name="rtseg",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"', SOURCE, re.MULTILINE)[1],
     description="Training, evaluation and timing of real-time semantic segmentation networks",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="RTSeg contributors",
     license="MIT",
@@ -23,7 +37,8 @@ setup(
         *(f"Programming Language :: Python :: {version}" for version in VERSIONS),
     ],
     python_requires=">=3.10",  # no upper bound: one here would only hide newer releases from pip
-    packages=[],  # the folders of the root are imported from there, not installed
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
     install_requires=[
         "torch>=2.11",
         "numpy>=2.0",

@@ -3,9 +3,10 @@
 Randomness comes only from the numpy Generator that is handed in.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from .meta import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIDE = 1 << 16  # pixels, that a file may ask for
 
 
 @dataclass
@@ -233,11 +235,14 @@ class EvalTransform:
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
         """Transform one sample; nothing is random."""
-        image = sample.image
+        return Sample(self.image(sample.image), sample.label, sample.boundary)
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> (3, h, w) float32, scaled and normalised."""
         size = self.target_size(image.shape[:2])
         if image.shape[:2] != size:
             image = _resized(image, size, cv2.INTER_LINEAR)
-        return Sample(self.normalize(image), sample.label, sample.boundary)
+        return self.normalize(image)
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that an image of `size` is scaled to."""
@@ -249,6 +254,51 @@ class EvalTransform:
             factor = self.size / max(size)
             return round(size[0] * factor) or 1, round(size[1] * factor) or 1
         return self.size[0], self.size[1]
+
+    def facts(self) -> dict[str, Any]:
+        """What a network that is fed by this has to be fed by later; `from_facts` undoes it."""
+        return {
+            "mean": list(self.normalize.mean),
+            "std": list(self.normalize.std),
+            "short_side": self.short_side,
+            "long_side": self.long_side,
+            "size_divisor": self.divisor,
+        }
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], origin: str = "") -> "EvalTransform":
+        """The transform of `facts`, which may be those of a file called `origin`, or {}.
+
+        Raises ValueError where they are not those of such a transform.
+        """
+        known = cls().facts()
+        right = facts.keys() <= known.keys() and all(
+            _is_like(value, known[key]) for key, value in facts.items()
+        )
+        facts = known | dict(facts)
+        if not right or min(facts["std"]) <= 0:
+            raise InputError(
+                f"{origin or 'a network'} states its input as {dict(facts)}; accepted: "
+                f"values like {known}"
+            )
+        return cls(
+            short_side=facts["short_side"],
+            long_side=facts["long_side"],
+            divisor=facts["size_divisor"],
+            mean=facts["mean"],
+            std=facts["std"],
+        )
+
+
+def _is_like(value: Any, example: Any) -> bool:
+    """Whether a value is of the kind of `example`, a whole number or a list of three numbers."""
+    if isinstance(example, list):
+        return (
+            isinstance(value, (list, tuple))
+            and len(value) == len(example)
+            and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+        )
+    return type(value) is int and 0 <= value <= MAX_SIDE
 
 
 def scale_to_sides(size: tuple[int, int], short_side: int, long_side: int) -> float:

@@ -44,11 +44,7 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
     """
     meta = get_meta(config.DATASET.DATASET)
     t = config.TRAIN
-    transform = EvalTransform(
-        short_side=config.TEST.SHORT_SIDE,
-        long_side=config.TEST.LONG_SIDE,
-        divisor=config.TEST.SIZE_DIVISOR,
-    )
+    transform: Any = build_eval_transform(config)
     if train:
         transform = TrainTransform(
             crop_size=t.IMAGE_SIZE[::-1],
@@ -83,6 +79,14 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
             repeats=train and config.DATASET.REPEATED_LINES,
         )
     return dataset
+
+
+def build_eval_transform(config: CfgNode) -> EvalTransform:
+    """From an image to what the network of `config` is given of it when it is scored."""
+    test = config.TEST
+    return EvalTransform(
+        short_side=test.SHORT_SIDE, long_side=test.LONG_SIDE, divisor=test.SIZE_DIVISOR
+    )
 
 
 def build_train_loader(

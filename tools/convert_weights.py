@@ -18,7 +18,7 @@ import yaml
 from _init_paths import run_main
 from manifest import check_digest, entry_of, where_to_get
 
-from datasets import DatasetMeta, get_meta
+from datasets import DatasetMeta, EvalTransform, get_meta
 from models import build_model, resolve_name
 from models.registry import is_known
 from models.weights import (
@@ -108,6 +108,7 @@ def names_of(meta: DatasetMeta | None) -> dict:
         "dataset": meta.name,
         "class_names": list(meta.class_names),
         "palette": [list(color) for color in meta.palette],
+        "input": EvalTransform().facts(),
     }
 
 

@@ -145,7 +145,12 @@ def save(job: Job, run: Run, world: World, best: bool = False) -> None:
     if not world.is_main:
         return
     if best:
-        save_checkpoint(job.folder / "best.pt", run.weights())
+        score = {
+            "miou": run.progress.best_miou,
+            "epoch": run.progress.best_epoch,
+            "list": list_name(job.config, "TEST_SET"),
+        }
+        save_checkpoint(job.folder / "best.pt", run.weights() | {"score": score})
     save_checkpoint(
         job.folder / "last.pt", run.state(generators), earlier=job.folder / "previous.pt"
     )

@@ -11,6 +11,7 @@ import torch
 from builders import (
     build_criterion,
     build_dataset,
+    build_eval_transform,
     build_network,
     build_train_loader,
     check_runtime,
@@ -337,6 +338,7 @@ def build_run(config: CfgNode, model: SegModel, meta: DatasetMeta, plan: Plan, w
         "dataset": meta.name,
         "class_names": list(meta.class_names),
         "palette": [list(color) for color in meta.palette],
+        "input": build_eval_transform(config).facts(),
         "config": config.dump(),
     }
     torch.manual_seed(config.SEED + world.rank)

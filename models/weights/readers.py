@@ -48,6 +48,8 @@ FACTS = {
     "dataset": str,
     "class_names": list,
     "palette": list,
+    "input": dict,
+    "score": dict,
     "format": str,
 }
 
