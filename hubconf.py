@@ -14,7 +14,8 @@ from pathlib import Path
 dependencies = ["torch", "numpy", "cv2", "PIL", "yaml", "safetensors"]
 
 
-def _import_package():
+def import_package():
+    """The package, out of the folders of this repository."""
     if "rtseg" not in sys.modules:
         root = Path(__file__).resolve().parent
         spec = importlib.util.spec_from_file_location(
@@ -33,9 +34,9 @@ def _import_package():
 
 def load(path, architecture=None, classes=None, **arguments):
     """A trained network as a function from pictures to class maps; see package/__init__.py."""
-    return _import_package().load(path, architecture, classes, **arguments)
+    return import_package().load(path, architecture, classes, **arguments)
 
 
 def build_model(name, num_classes, **options):
     """A network with random weights by its name in the README's table."""
-    return _import_package().models.build_model(name, num_classes, **options)
+    return import_package().models.build_model(name, num_classes, **options)

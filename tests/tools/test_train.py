@@ -12,7 +12,7 @@ from checks import check_network
 from processes import wait_for
 
 from configs import get_config
-from datasets import get_meta
+from datasets import EvalTransform, get_meta
 
 RUN = "synthetic/rtlinearformer_slim_synthetic"
 
@@ -67,6 +67,10 @@ def test_a_run_leaves_what_is_promised(reference):
     assert last["progress"]["best_miou"] == best["progress"]["best_miou"]
     assert "optimizer" in last and "optimizer" not in best
     assert len(best["class_names"]) == 11 and best["architecture"] == "rtlinearformer_slim"
+    assert best["input"] == EvalTransform().facts()
+    at = best["progress"]["best_epoch"]
+    score = {"miou": records[at - 1]["miou"], "epoch": at, "list": "scenes 100:104"}
+    assert best["score"] == score and "score" not in last
 
 
 @pytest.mark.alone
