@@ -34,7 +34,9 @@ def _dataset() -> CfgNode:
     c.CACHE_DIR = ""  # folder of CACHE disk, outlives the run; "" is OUTPUT_DIR/cache
     c.ON_ERROR = "stop"  # bad training image or label: stop | skip (take another, count it)
     c.REPEATED_LINES = False  # lines of TRAIN_SET may stand there several times
-    c.CLASS_WEIGHTS = True  # weigh classes in the loss where the dataset states weights
+    # none (or False) | published (or True): the dataset's, where it states any | enet:
+    # 1 / ln(1.1 + share of the class in the labels of TRAIN_SET)
+    c.CLASS_WEIGHTS = "published"
     return c
 
 
@@ -57,6 +59,9 @@ def _loss() -> CfgNode:
     c.AUX_OVER_ALL_PIXELS = False  # PIDNet: auxiliary mean over ignored pixels too
     c.BOUNDARY_WEIGHT = 20.0  # of the boundary head, for networks that have one
     c.BOUNDARY_AWARE_WEIGHT = 1.0  # of the main loss on predicted boundaries (PIDNet, eq. 2)
+    c.DICE = 0.0  # weight of the soft Dice loss of the main head beside NAME; 0 is off
+    c.LOVASZ = 0.0  # weight of the Lovasz-softmax loss of the main head; 0 is off
+    c.LABEL_SMOOTHING = 0.0  # share of ce's and ohem's target that is spread over all classes
     return c
 
 
@@ -65,14 +70,19 @@ def _train() -> CfgNode:
     c.IMAGE_SIZE = (1024, 1024)  # crop: width, height in pixels
     c.BATCH_SIZE_PER_GPU = 6  # crops per process and forward pass
     c.ACCUMULATE = 1  # forward passes per optimiser step
-    c.END_EPOCH = 484  # epochs in all
+    c.END_EPOCH = 484  # epochs in all, where neither STEPS nor MINUTES decides
+    c.STEPS = 0  # optimiser steps in all; 0 leaves it to END_EPOCH
+    c.MINUTES = 0.0  # minutes of training in all, scoring not counted; 0 leaves it to the others
     c.RESUME = False  # continue from last.pt of the run folder if it is there
     c.OPTIMIZER = "sgd"  # sgd | adamw
     c.LR = 0.01  # learning rate after warm-up
-    c.END_LR = 0.0  # learning rate at the last step
+    c.END_LR = 0.0  # learning rate at the end
+    c.SCHEDULE = "poly"  # decay of the learning rate: poly | cosine
     c.POWER = 0.9  # of the polynomial decay
-    c.WARMUP_STEPS = 0  # optimiser steps of linear warm-up
+    c.WARMUP_STEPS = 0  # optimiser steps of linear warm-up; not with MINUTES
+    c.WARMUP = 0.0  # the same as a share (0..1) of the run, where WARMUP_STEPS is 0
     c.WARMUP_LR = 1e-6  # learning rate at step 0 of the warm-up
+    c.CALM = 0.0  # last share (0..1) of the run that crops at scale 1 and flips, and does no more
     c.MOMENTUM = 0.9  # sgd only
     c.WD = 0.0005  # weight decay
     c.WD_ON_NORM = True  # weight decay on biases and norm parameters too
@@ -91,8 +101,13 @@ def _train() -> CfgNode:
     c.SHORT_SIDE = 0  # pixels of the short side at scale 1, BASE_SIZE bounding the long one
     c.SCALE_RANGE = (0.5, 2.0)  # random scaling, factor of the image size
     c.SCALE_STEP = 0.0  # 0 draws the factor continuously, else from this grid
-    c.FLIP = True  # mirror every second crop
-    c.COLOR = False  # random brightness, contrast, saturation and hue
+    c.SCALE_LOG = False  # draw the factor evenly in its logarithm; needs SCALE_STEP 0
+    c.CAT_MAX_RATIO = 1.0  # largest share of one class in a crop, else up to 10 others are drawn
+    c.FLIP = "random"  # mirror crops: none (or False) | random (or True) | alternate (each image
+    # in every other epoch)
+    c.COLOR = "none"  # brightness, contrast, saturation and hue at random: none (or False) | jitter
+    # (or True; RTFormer) | photometric (mmsegmentation)
+    c.CUTMIX = 0.0  # probability that a batch's crops take a rectangle, rare classes preferred
     c.PAD_VALUE = 0.0  # grey level (0..255) that fills a crop beyond the image
     return c
 

@@ -16,6 +16,11 @@ from .files import read_chain
 from .ranges import check, expand_paths, is_option
 
 COMMAND_LINE = "command line"
+_SWITCHES = {  # settings with names that once were True or False, and are still set so
+    "DATASET.CLASS_WEIGHTS": {"true": "published", "false": "none"},
+    "TRAIN.FLIP": {"true": "random", "false": "none"},
+    "TRAIN.COLOR": {"true": "jitter", "false": "none"},
+}
 _MOVED = {
     "DATASET.NUM_CLASSES": "the class count is the number of class names of the dataset",
     "MODEL.NUM_CLASSES": "the class count is the number of class names of the dataset",
@@ -201,6 +206,8 @@ def _option(name: Any, value: Any, key: str, source: str) -> Any:
 
 def _coerce(old: Any, value: Any, key: str, source: str) -> Any:
     """`value` in the type of `old`. int -> float and scalar -> 1-tuple are the only coercions."""
+    if key in _SWITCHES:
+        value = _SWITCHES[key].get(str(value).lower(), value)
     if not isinstance(old, str):  # "(0,1)" and "1e-3" are text in yaml and on the command line
         value = _plain(value)
     if isinstance(old, bool) and value in ("true", "false"):

@@ -35,6 +35,10 @@ NOT_NEGATIVE = (
     "TRAIN.SCALE_STEP",
     "LOSS.BOUNDARY_WEIGHT",
     "LOSS.BOUNDARY_AWARE_WEIGHT",
+    "LOSS.DICE",
+    "LOSS.LOVASZ",
+    "TRAIN.STEPS",
+    "TRAIN.MINUTES",
 )
 
 
@@ -101,6 +105,10 @@ def check(c: CfgNode, origins: dict[str, str]) -> None:
     need(0 < c.DATASET.CACHE_GB < 1e9, "DATASET.CACHE_GB", c.DATASET.CACHE_GB, "above 0, below 1e9")
     choice("LOSS.NAME", c.LOSS.NAME, "ce", "ohem")
     choice("LOSS.AUX_NAME", c.LOSS.AUX_NAME, "ce", "ohem")
+    choice("DATASET.CLASS_WEIGHTS", c.DATASET.CLASS_WEIGHTS, "none", "published", "enet")
+    choice("TRAIN.FLIP", c.TRAIN.FLIP, "none", "random", "alternate")
+    choice("TRAIN.COLOR", c.TRAIN.COLOR, "none", "jitter", "photometric")
+    choice("TRAIN.SCHEDULE", c.TRAIN.SCHEDULE, "poly", "cosine")
     choice("TRAIN.OPTIMIZER", c.TRAIN.OPTIMIZER, "sgd", "adamw")
     choice("TRAIN.CAPTURE", c.TRAIN.CAPTURE, "auto", "on", "off")
     for section in ("TRAIN", "TEST"):
@@ -118,8 +126,11 @@ def check(c: CfgNode, origins: dict[str, str]) -> None:
     threshold = c.LOSS.OHEM_THRESHOLD
     need(0 < threshold <= 1, "LOSS.OHEM_THRESHOLD", threshold, "above 0, at most 1")
     positive("LOSS.OHEM_MIN_KEPT", c.LOSS.OHEM_MIN_KEPT, 0)
+    smoothing = c.LOSS.LABEL_SMOOTHING
+    need(0 <= smoothing < 1, "LOSS.LABEL_SMOOTHING", smoothing, "0 or more, below 1")
     need(bool(c.OUTPUT_DIR), "OUTPUT_DIR", c.OUTPUT_DIR, "a folder, such as output")
     _check_schedule(c, rules)
+    _check_augmentation(c, rules)
     _check_tuples(c, rules)
 
 
@@ -130,11 +141,27 @@ def _check_schedule(c: CfgNode, rules: _Rules) -> None:
     need(0 <= t.END_LR <= t.LR, "TRAIN.END_LR", t.END_LR, f"0 to TRAIN.LR, {t.LR}")
     rules.positive("TRAIN.POWER", t.POWER, 0)
     rules.positive("TRAIN.WARMUP_LR", t.WARMUP_LR, 0)
-    ok = t.WARMUP_LR <= t.LR or not t.WARMUP_STEPS
+    ok = t.WARMUP_LR <= t.LR or not (t.WARMUP_STEPS or t.WARMUP)
     need(ok, "TRAIN.WARMUP_LR", t.WARMUP_LR, f"0 to TRAIN.LR, {t.LR}")
+    need(0 <= t.WARMUP < 1, "TRAIN.WARMUP", t.WARMUP, "0 or more, below 1")
+    ok = not (t.WARMUP_STEPS and t.WARMUP)
+    need(ok, "TRAIN.WARMUP", t.WARMUP, f"0 where TRAIN.WARMUP_STEPS is set, {t.WARMUP_STEPS}")
+    ok = not (t.WARMUP_STEPS and t.MINUTES)
+    wanted = "0 where TRAIN.MINUTES is set, whose warm-up is a share such as TRAIN.WARMUP 0.05"
+    need(ok, "TRAIN.WARMUP_STEPS", t.WARMUP_STEPS, wanted)
+    need(not (t.STEPS and t.MINUTES), "TRAIN.MINUTES", t.MINUTES, "0 where TRAIN.STEPS is set")
     need(0 <= t.EMA < 1, "TRAIN.EMA", t.EMA, "0 (off) or more, below 1")
     need(0 <= t.MOMENTUM < 1, "TRAIN.MOMENTUM", t.MOMENTUM, "0 or more, below 1")
+
+
+def _check_augmentation(c: CfgNode, rules: _Rules) -> None:
+    t, need = c.TRAIN, rules.need
     need(0 <= t.PAD_VALUE <= 255, "TRAIN.PAD_VALUE", t.PAD_VALUE, "0 to 255")
+    for key in ("CALM", "CUTMIX"):
+        need(0 <= t[key] <= 1, f"TRAIN.{key}", t[key], "0 to 1")
+    need(0 < t.CAT_MAX_RATIO <= 1, "TRAIN.CAT_MAX_RATIO", t.CAT_MAX_RATIO, "above 0, at most 1")
+    ok = not (t.SCALE_LOG and t.SCALE_STEP)
+    need(ok, "TRAIN.SCALE_LOG", t.SCALE_LOG, f"False where TRAIN.SCALE_STEP is {t.SCALE_STEP}")
 
 
 def _check_tuples(c: CfgNode, rules: _Rules) -> None:

@@ -3,6 +3,7 @@
 import difflib
 
 from .ade20k import ADE20K
+from .balance import count_pixels, enet_weights, fingerprint
 from .boundary import label_boundary
 from .cache import make_cache
 from .camvid import CAMVID, SYNTHETIC
@@ -36,6 +37,9 @@ __all__ = [
     "TrainTransform",
     "check_crop",
     "collate",
+    "count_pixels",
+    "enet_weights",
+    "fingerprint",
     "get_meta",
     "label_boundary",
     "list_datasets",

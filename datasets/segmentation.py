@@ -74,6 +74,10 @@ class SceneDataset(Dataset):
         """The untransformed scene: RGB image and class indices, uint8."""
         raise NotImplementedError(f"{type(self).__name__} defines no load")
 
+    def label(self, index: int) -> np.ndarray:
+        """The class indices of `load` alone."""
+        return self.load(index).label
+
     def name(self, index: int) -> str:
         """What identifies scene `index`, for example its image path."""
         raise NotImplementedError(f"{type(self).__name__} defines no name")
@@ -235,6 +239,13 @@ class SegmentationDataset(SceneDataset):
         if label is not None and label.shape != image.shape[:2]:
             raise DataError(where + self.size_problem(index, image.shape[:2], label.shape) + end)
         return Sample(image, label)
+
+    def label(self, index: int) -> np.ndarray:
+        """The class indices of one pair without its image. Raises DataError as `load` does."""
+        try:
+            return self.load_label(index)
+        except (DataError, OSError) as error:
+            raise DataError(f"{self.place(index)}{error}; {FIND_ALL}") from None
 
     def place(self, index: int) -> str:
         """How a sentence about entry `index` begins: list and line."""

@@ -37,6 +37,7 @@ class DDRNet(SegModel):
         blocks_per_stage: residual blocks of stages 1 to 4, the same in both branches.
         exchanges: how often the branches exchange features in stage 3, whose blocks are split
             evenly between the exchanges.
+        dropout: share of channels that both heads drop before their last layer while training.
     """
 
     num_aux = 1
@@ -51,6 +52,7 @@ class DDRNet(SegModel):
         head_channels: int = 64,
         blocks_per_stage: tuple[int, int, int, int] = (2, 2, 2, 2),
         exchanges: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
@@ -81,8 +83,8 @@ class DDRNet(SegModel):
         self.low5 = Bottleneck(8 * c, 8 * c, 2)
         self.high5 = Bottleneck(2 * c, 2 * c)
         self.context = DAPPM(16 * c, context_channels, 4 * c)
-        self.head = SegHead(4 * c, head_channels, num_classes)
-        self.aux_head = SegHead(2 * c, head_channels, num_classes)
+        self.head = SegHead(4 * c, head_channels, num_classes, dropout=dropout)
+        self.aux_head = SegHead(2 * c, head_channels, num_classes, dropout=dropout)
         kaiming_init(self, "fan_out")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ class GCNet(BilateralNetwork):
         head_channels: width inside both heads.
         blocks_per_stage: for stages 2 to 6 all blocks, the first included; stages 4 to 6 give a
             pair, for the low and the high branch.
+        dropout: share of channels that both heads drop before their last layer while training.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class GCNet(BilateralNetwork):
         context_channels: int = 128,
         head_channels: int = 64,
         blocks_per_stage: Sequence = (4, 4, (5, 4), (5, 4), (2, 2)),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
@@ -135,8 +137,8 @@ class GCNet(BilateralNetwork):
         self.low6 = gc_stage(8 * c, 16 * c, low6, 2, last_act=False)
         self.high6 = gc_stage(2 * c, 4 * c, high6, last_act=False)
         self.context = DAPPM(16 * c, context_channels, 4 * c)
-        self.head = SegHead(4 * c, head_channels, num_classes)
-        self.aux_head = SegHead(2 * c, head_channels, num_classes)
+        self.head = SegHead(4 * c, head_channels, num_classes, dropout=dropout)
+        self.aux_head = SegHead(2 * c, head_channels, num_classes, dropout=dropout)
         kaiming_init(self, "fan_out")
 
 

@@ -80,6 +80,7 @@ class PIDNet(SegModel):
         stem_blocks: residual blocks in stages 1 and 2 and in each stage of P.
         branch_blocks: residual blocks in stages 3 and 4 of I.
         light: parallel pyramid, light merge and narrow D branch (S and M), or the full ones (L).
+        dropout: share of channels that both heads drop before their last layer while training.
     """
 
     num_aux = 1
@@ -97,6 +98,7 @@ class PIDNet(SegModel):
         stem_blocks: int = 2,
         branch_blocks: int = 3,
         light: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
@@ -129,8 +131,8 @@ class PIDNet(SegModel):
         self.difference4 = ConvBN(8 * c, 2 * c, 3)
 
         self.merge = (LightBoundaryMerge if light else BoundaryMerge)(4 * c, 4 * c)
-        self.head = SegHead(4 * c, head_channels, num_classes)
-        self.aux_head = SegHead(2 * c, head_channels, num_classes)
+        self.head = SegHead(4 * c, head_channels, num_classes, dropout=dropout)
+        self.aux_head = SegHead(2 * c, head_channels, num_classes, dropout=dropout)
         self.boundary_head = SegHead(2 * c, c, 1)
         kaiming_init(self, "fan_out")
 

@@ -128,6 +128,7 @@ class RDRNet(BilateralNetwork):
         head_channels: width inside both heads.
         blocks_per_stage: for stages 2 to 6 the blocks of stride 1; stages 4 to 6 give a pair, for
             the low and the high branch.
+        dropout: share of channels that both heads drop before their last layer while training.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class RDRNet(BilateralNetwork):
         context_channels: int = 128,
         head_channels: int = 128,
         blocks_per_stage: Sequence = (4, 3, (5, 4), (5, 4), (1, 1)),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
@@ -171,8 +173,8 @@ class RDRNet(BilateralNetwork):
         self.low6 = bottleneck_stage(8 * c, 8 * c, low6, 2)
         self.high6 = bottleneck_stage(2 * c, 2 * c, high6)
         self.context = RPPM(16 * c, context_channels, 4 * c)
-        self.head = SegHead(4 * c, head_channels, num_classes)
-        self.aux_head = SegHead(2 * c, head_channels, num_classes)
+        self.head = SegHead(4 * c, head_channels, num_classes, dropout=dropout)
+        self.aux_head = SegHead(2 * c, head_channels, num_classes, dropout=dropout)
         kaiming_init(self, "fan_out")
 
 

@@ -176,6 +176,7 @@ class RTFormer(SegModel):
         injection: for each block, whether the high stream is fed back into the low one.
         num_heads: channel groups of the second normalisation on the low stream.
         drop_path: rate of all eight residual branches of the blocks.
+        dropout: share of channels that both heads drop before their last layer while training.
     """
 
     num_aux = 1
@@ -193,6 +194,7 @@ class RTFormer(SegModel):
         injection: tuple[bool, bool] = (True, True),
         num_heads: int = 8,
         drop_path: float = 0.2,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
         c, m = base_channels, MOMENTUM
@@ -211,8 +213,8 @@ class RTFormer(SegModel):
         self.block5 = RTFormerBlock(2 * c, 8 * c, 8 * c, injection=inject5, **shared)
 
         self.context = DAPPM(8 * c, context_channels, 2 * c, momentum=m)
-        self.head = SegHead(4 * c, 2 * head_channels, num_classes, momentum=m)
-        self.aux_head = SegHead(2 * c, head_channels, num_classes, momentum=m)
+        self.head = SegHead(4 * c, 2 * head_channels, num_classes, momentum=m, dropout=dropout)
+        self.aux_head = SegHead(2 * c, head_channels, num_classes, momentum=m, dropout=dropout)
         self._init_weights()
 
     def _init_weights(self) -> None:

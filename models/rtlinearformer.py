@@ -25,7 +25,7 @@ from .errors import InputError
 from .layers.context import DAPPM
 from .layers.conv import ConvBN, ConvBNReLU, NormActConv, NormConv
 from .layers.drop_path import DropPath
-from .layers.head import SegHead
+from .layers.head import DroppedReLU, SegHead
 from .layers.init import kaiming_init
 from .layers.residual import basic_stage
 from .layers.resize import resize_like
@@ -314,6 +314,7 @@ class RTLinearFormer(SegModel):
             "front".
         fusion: how the head's input joins the high branch and the context: "add" or "cat".
         drop_path: rate of all residual branches of stages 4 and 5.
+        dropout: share of channels that both heads drop before their last layer while training.
     """
 
     num_aux = 1
@@ -340,6 +341,7 @@ class RTLinearFormer(SegModel):
         context_norm: str = "behind",
         fusion: str = "add",
         drop_path: float = 0.1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
@@ -386,10 +388,10 @@ class RTLinearFormer(SegModel):
         self.residual_relu, self.fusion = residual_relu, fusion
         self.head = nn.Sequential(
             ConvBN(2 * c if fusion == "add" else 4 * c, head_channels, 3),
-            nn.ReLU(inplace=True),
+            DroppedReLU(dropout) if dropout else nn.ReLU(inplace=True),
             nn.Conv2d(head_channels, num_classes, 1),
         )
-        self.aux_head = SegHead(2 * c, head_channels, num_classes)
+        self.aux_head = SegHead(2 * c, head_channels, num_classes, dropout=dropout)
         kaiming_init(self, "fan_in")
         # Residual branches start small: from scratch the loss falls faster so.
         for block in (self.block4, self.block5):

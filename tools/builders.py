@@ -52,8 +52,8 @@ def build_dataset(config: CfgNode, *, train: bool, need_boundary: bool = False) 
             scale_step=t.SCALE_STEP,
             base_size=t.BASE_SIZE,
             short_side=t.SHORT_SIDE,
-            flip=t.FLIP,
-            color=t.COLOR,
+            flip=t.FLIP != "none",
+            color=t.COLOR != "none",
             pad_value=t.PAD_VALUE,
             boundary=need_boundary,
             ignore_label=meta.ignore_label,
@@ -124,11 +124,13 @@ def build_train_loader(
 
 def unused_weights(config: CfgNode, meta: DatasetMeta) -> list[str]:
     """A sentence where class weights of one's own are switched off, for example by a recipe."""
-    if not meta.origin or meta.class_weights is None or config.DATASET.CLASS_WEIGHTS:
+    kind = config.DATASET.CLASS_WEIGHTS
+    if not meta.origin or meta.class_weights is None or kind == "published":
         return []
+    often = " (many recipes set it so)" if kind == "none" else ""
     return [
-        f"class_weights of {meta.origin} are not used, since DATASET.CLASS_WEIGHTS is False (many "
-        "recipes set it so); with DATASET.CLASS_WEIGHTS True they are"
+        f"class_weights of {meta.origin} are not used, since DATASET.CLASS_WEIGHTS is {kind}"
+        f"{often}; with DATASET.CLASS_WEIGHTS published they are"
     ]
 
 
@@ -226,9 +228,11 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
             f"LOSS.AUX_WEIGHTS is {aux_weights}; {config.MODEL.NAME} has {model.num_aux} "
             "auxiliary outputs and needs one weight for each"
         )
+    # Those that are counted come later, see `weighing`: nothing is read before all is checked.
+    weights = {"published": meta.class_weights, "enet": (1.0,) * meta.num_classes}
     return SegCriterion(
         loss.NAME,
-        class_weights=meta.class_weights if config.DATASET.CLASS_WEIGHTS else None,
+        class_weights=weights.get(config.DATASET.CLASS_WEIGHTS),
         ignore_label=meta.ignore_label,
         ohem_threshold=loss.OHEM_THRESHOLD,
         ohem_min_kept=loss.OHEM_MIN_KEPT,
@@ -238,6 +242,9 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
         boundary_weight=loss.BOUNDARY_WEIGHT if model.has_boundary else 0.0,
         boundary_aware_weight=loss.BOUNDARY_AWARE_WEIGHT if model.has_boundary else 0.0,
         align_corners=model.align_corners,
+        label_smoothing=loss.LABEL_SMOOTHING,
+        dice_weight=loss.DICE,
+        lovasz_weight=loss.LOVASZ,
     )
 
 

@@ -30,6 +30,7 @@ from training import (
     opening,
     start_run,
 )
+from weighing import weigh_classes
 
 from configs import get_config
 from configs.arguments import config_words, parse_arguments
@@ -76,6 +77,7 @@ def main() -> int:
     world = init_world(config.GPUS)
     loaders = build_loaders(config, job.train_set, job.test_set, world)
     lock = open_folder(job, world)
+    weigh_classes(job, world)
     run = start_run(job, world)
     soon = f"within {2 * config.TRAIN.LOG_EVERY} steps (TRAIN.LOG_EVERY)"
     stop = StopRequest(world.is_main, "after this step" if world.size == 1 else soon)

@@ -78,6 +78,7 @@ class Job:
         folder: of the run.
         remarks: sentences of warning.
         report: where the weights come from.
+        class_weights: a sentence about those that were counted.
         saved: content of the checkpoint to go on from.
         saved_at: its file.
         damage: a sentence where that is not the newest one.
@@ -93,6 +94,7 @@ class Job:
     plan: Plan
     remarks: list[str]
     report: str = "random initialisation"
+    class_weights: str = ""
     saved: dict[str, Any] | None = None
     saved_at: Path | None = None
     damage: str = ""
@@ -239,6 +241,7 @@ def opening(job: Job, run: Run, loaders: "Loaders", world: World) -> list[str]:
         f"({batch_parts(config, world.size)}); {count(plan.epochs, 'epoch')} of "
         f"{count(plan.steps_per_epoch, 'step')}",
         loaders.feeding,
+        *([job.class_weights] if job.class_weights else []),
         *advice(config, plan.steps_per_epoch, build_schedule(config, plan)(plan.steps - 1)),
     ]
 

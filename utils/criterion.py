@@ -7,13 +7,14 @@ Every loss is finite and connected to the graph on a batch that leaves it nothin
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
+from .losses import boundary_loss, dice_loss, lovasz_loss
 from .resize import resize
 
 LOSSES = ("ohem", "ce")
@@ -27,6 +28,13 @@ class Outputs(Protocol):
     boundary: Tensor | None
 
 
+class PixelLosses(NamedTuple):
+    """Unweighted losses N, H, W: the one to learn from, and the one without label smoothing."""
+
+    loss: Tensor
+    plain: Tensor
+
+
 class CrossEntropy(nn.Module):
     """Cross entropy, averaged in one of two ways.
 
@@ -36,6 +44,9 @@ class CrossEntropy(nn.Module):
         average: "valid" divides by the summed class weights of the valid pixels, which without
             weights is their number (PyTorch's mean; RTFormer). "all" divides by the number of all
             pixels, ignored ones included, and not by the weights (PIDNet's auxiliary head).
+        smoothing: share in [0, 1) of the target that is spread evenly over all classes. The class
+            weight stays that of the label. Differs from PyTorch, which weighs the spread part by
+            each class's own weight.
     """
 
     def __init__(
@@ -43,8 +54,12 @@ class CrossEntropy(nn.Module):
         class_weights: Sequence[float] | None = None,
         ignore_label: int = 255,
         average: str = "valid",
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= smoothing < 1:
+            raise InputError(f"label smoothing is {smoothing}; it must lie in [0, 1)")
+        self.smoothing = smoothing
         if average not in ("valid", "all"):
             raise InputError(f"average is {average!r}; it must be 'valid' or 'all'")
         self.ignore_label = ignore_label
@@ -55,11 +70,19 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Scalar loss of logits N, C, H, W at the resolution of the label N, H, W."""
         label = label.long()
-        return self.reduce(pixel_loss(logits, label, self.ignore_label), label, logits.shape[1])
+        return self.reduce(self.pixels(logits, label), label, logits.shape[1])
 
-    def reduce(self, loss: Tensor, label: Tensor, num_classes: int) -> Tensor:
-        """Average of unweighted pixel losses N, H, W over the pixels that `label` counts."""
-        valid = label != self.ignore_label
+    def pixels(self, logits: Tensor, label: Tensor) -> PixelLosses:
+        """Unweighted losses of every pixel."""
+        plain = pixel_loss(logits, label, self.ignore_label)
+        if not self.smoothing:
+            return PixelLosses(plain, plain)
+        spread = torch.logsumexp(logits.float(), 1) - logits.float().mean(1)
+        return PixelLosses(plain + self.smoothing * (spread - plain), plain)
+
+    def reduce(self, losses: PixelLosses, label: Tensor, num_classes: int) -> Tensor:
+        """Average of unweighted pixel losses over the pixels that `label` counts."""
+        loss, valid = losses.loss, label != self.ignore_label
         weights = self.pixel_weights(label, valid, num_classes)
         total = torch.where(valid, loss * weights, 0.0).sum()
         if self.average == "all":
@@ -99,8 +122,9 @@ class OhemCrossEntropy(CrossEntropy):
         min_kept: int = 131072,
         class_weights: Sequence[float] | None = None,
         ignore_label: int = 255,
+        smoothing: float = 0.0,
     ) -> None:
-        super().__init__(class_weights, ignore_label)
+        super().__init__(class_weights, ignore_label, smoothing=smoothing)
         if not 0 < threshold <= 1:
             raise InputError(f"OHEM threshold is {threshold}; it must lie in (0, 1]")
         if min_kept < 0:
@@ -108,12 +132,12 @@ class OhemCrossEntropy(CrossEntropy):
         self.threshold = threshold
         self.min_kept = max(1, min_kept)
 
-    def reduce(self, loss: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    def reduce(self, losses: PixelLosses, label: Tensor, num_classes: int) -> Tensor:
         """Average of the class-weighted pixel losses over the kept pixels."""
         valid = label != self.ignore_label
         weights = self.pixel_weights(label, valid, num_classes)
-        kept = self._kept(torch.exp(-loss.detach()), valid)
-        return torch.where(kept, loss * weights, 0.0).sum() / kept.sum().clamp_min(1)
+        kept = self._kept(torch.exp(-losses.plain.detach()), valid)
+        return torch.where(kept, losses.loss * weights, 0.0).sum() / kept.sum().clamp_min(1)
 
     def _kept(self, probability: Tensor, valid: Tensor) -> Tensor:
         hard = valid & (probability < self.threshold)
@@ -159,30 +183,6 @@ def check_labels(label: Tensor, num_classes: int, ignore_label: int = 255) -> No
         )
 
 
-def boundary_loss(logits: Tensor, boundary: Tensor, coefficient: float = 20.0) -> Tensor:
-    """Balanced binary cross entropy of a boundary map, times `coefficient` (PIDNet, l1).
-
-    Each boundary pixel weighs the share of non-boundary pixels in the batch and the other way
-    round. Values other than 0 and 1 weigh nothing but count in the mean over all pixels. Without
-    a boundary pixel the loss is 0.
-
-    Args:
-        logits: N, 1, H, W.
-        boundary: N, H, W with 1 on boundaries and 0 elsewhere.
-    """
-    if boundary.ndim != 3 or logits.shape != (len(boundary), 1, *boundary.shape[1:]):
-        raise InputError(
-            f"boundary logits {tuple(logits.shape)} do not fit the boundary map "
-            f"{tuple(boundary.shape)}; N, 1, H, W and N, H, W are needed"
-        )
-    positive, negative = boundary == 1, boundary == 0
-    num_positive, num_negative = positive.sum(), negative.sum()
-    weights = (positive * num_negative + negative * num_positive).float()
-    weights = weights / (num_positive + num_negative).clamp_min(1)
-    loss = F.binary_cross_entropy_with_logits(logits[:, 0].float(), positive.float(), weights)
-    return coefficient * loss
-
-
 class SegCriterion(nn.Module):
     """The loss of a training step: main + auxiliary + boundary + boundary-aware terms.
 
@@ -201,6 +201,8 @@ class SegCriterion(nn.Module):
             itself marks, sigmoid above `boundary_threshold` (PIDNet, l3). No gradient flows
             through that choice.
         align_corners: convention of the bilinear resize of every output to the label's size.
+        label_smoothing: of the main, auxiliary and boundary-aware terms, see `CrossEntropy`.
+        dice_weight, lovasz_weight: factors of `dice_loss` and `lovasz_loss` of the main output.
 
     `needs_host` tells whether a loss reads numbers back on its way, as one that matches queries to
     objects must; a step with such a loss is not recorded.
@@ -226,25 +228,41 @@ class SegCriterion(nn.Module):
         boundary_aware_weight: float = 0.0,
         boundary_threshold: float = 0.8,
         align_corners: bool = False,
+        label_smoothing: float = 0.0,
+        dice_weight: float = 0.0,
+        lovasz_weight: float = 0.0,
     ) -> None:
         super().__init__()
         for role, name in (("main", main), ("auxiliary", aux)):
             if name not in LOSSES:
                 raise InputError(f"{role} loss is {name!r}; it must be one of {', '.join(LOSSES)}")
-        if min(0.0, boundary_weight, boundary_aware_weight, *aux_weights) < 0:
+        self.region_losses = {
+            "dice": (dice_weight, dice_loss),
+            "lovasz": (lovasz_weight, lovasz_loss),
+        }
+        further = (boundary_weight, boundary_aware_weight, dice_weight, lovasz_weight)
+        if min(0.0, *further, *aux_weights) < 0:
             raise InputError(
                 f"loss weights must not be negative: auxiliary {tuple(aux_weights)}, "
-                f"boundary {boundary_weight}, boundary-aware {boundary_aware_weight}"
+                f"boundary {boundary_weight}, boundary-aware {boundary_aware_weight}, "
+                f"Dice {dice_weight}, Lovasz {lovasz_weight}"
             )
-        ohem = OhemCrossEntropy(ohem_threshold, ohem_min_kept, class_weights, ignore_label)
-        self.main = ohem if main == "ohem" else CrossEntropy(class_weights, ignore_label)
-        self.aux = ohem if aux == "ohem" else CrossEntropy(class_weights, ignore_label, aux_average)
+        shared = (class_weights, ignore_label)
+        ohem = OhemCrossEntropy(ohem_threshold, ohem_min_kept, *shared, label_smoothing)
+        even = CrossEntropy(*shared, smoothing=label_smoothing)
+        self.main = ohem if main == "ohem" else even
+        self.aux = ohem if aux == "ohem" else CrossEntropy(*shared, aux_average, label_smoothing)
         self.ignore_label = ignore_label
         self.aux_weights = tuple(aux_weights)
         self.boundary_weight = boundary_weight
         self.boundary_aware_weight = boundary_aware_weight
         self.boundary_threshold = boundary_threshold
         self.align_corners = align_corners
+
+    def weigh_classes(self, class_weights: Sequence[float]) -> None:
+        """Replace the class weights, with which this must have been built."""
+        for loss in (self.main, self.aux):
+            loss.class_weights.copy_(torch.as_tensor(class_weights))
 
     def forward(
         self, outputs: Outputs, label: Tensor, boundary: Tensor | None = None
@@ -258,7 +276,7 @@ class SegCriterion(nn.Module):
 
         Returns:
             loss: scalar, float32.
-            parts: "main", and as configured "aux", "boundary", "boundary_aware".
+            parts: "main", and as configured "dice", "lovasz", "aux", "boundary", "boundary_aware".
 
         Raises:
             ValueError: the network's outputs are not the ones that the weights ask for.
@@ -291,8 +309,12 @@ class SegCriterion(nn.Module):
 
     def _parts(self, outputs: Outputs, label: Tensor, boundary: Tensor | None) -> dict[str, Tensor]:
         num_classes = outputs.logits.shape[1]
-        loss = pixel_loss(self._resize(outputs.logits, label), label, self.ignore_label)
-        parts = {"main": self.main.reduce(loss, label, num_classes)}
+        logits = self._resize(outputs.logits, label)
+        losses = self.main.pixels(logits, label)
+        parts = {"main": self.main.reduce(losses, label, num_classes)}
+        for name, (weight, region_loss) in self.region_losses.items():
+            if weight:
+                parts[name] = weight * region_loss(logits, label, self.ignore_label)
         aux = [
             weight * self.aux(self._resize(logits, label), label)
             for weight, logits in zip(self.aux_weights, outputs.aux, strict=True)
@@ -307,7 +329,7 @@ class SegCriterion(nn.Module):
         if self.boundary_aware_weight:
             near = torch.sigmoid(edge[:, 0].detach()) > self.boundary_threshold
             chosen = label.where(near, self.ignore_label)
-            term = self.main.reduce(loss, chosen, num_classes)
+            term = self.main.reduce(losses, chosen, num_classes)
             parts["boundary_aware"] = self.boundary_aware_weight * term
         return parts
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 import cv2
 import numpy as np
 
+from ..cache import Source, stamp_of
 from ..camvid import SYNTHETIC
 from ..errors import InputError
 from ..segmentation import SceneDataset, Transform
@@ -94,6 +95,11 @@ class SyntheticScenes(SceneDataset):
     def name(self, index: int) -> str:
         """For example `scene_000042`."""
         return f"scene_{self.first + index:06d}"
+
+    def source(self, index: int) -> Source:
+        """Number, seed and size of scene `index`, which decide what it looks like."""
+        drawn = f"{self.meta.name} {self.name(index)} {self.seed} {self.size}"
+        return Source(index, drawn, stamp_of())
 
     def load(self, index: int) -> Sample:
         """Draw scene `first` + `index`. Raises IndexError outside of the range."""

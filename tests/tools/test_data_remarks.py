@@ -51,8 +51,8 @@ def test_class_weights_of_ones_own_are_used_or_said_to_be_unused(plants, used):
     criterion = builders.build_criterion(config, builders.build_network(config, meta), meta)
     weights = [w.tolist() for w in criterion.buffers() if w.shape == (3,)]
     sentence = (
-        f"class_weights of {plants} are not used, since DATASET.CLASS_WEIGHTS is False (many "
-        "recipes set it so); with DATASET.CLASS_WEIGHTS True they are"
+        f"class_weights of {plants} are not used, since DATASET.CLASS_WEIGHTS is none (many "
+        "recipes set it so); with DATASET.CLASS_WEIGHTS published they are"
     )
     assert builders.unused_weights(config, meta) == ([] if used else [sentence])
     assert ([1.0, 2.0, 4.0] in weights) == used
@@ -61,7 +61,7 @@ def test_class_weights_of_ones_own_are_used_or_said_to_be_unused(plants, used):
 def test_published_weights_that_a_recipe_leaves_out_are_not_told(plants):
     builders = importlib.import_module("builders")
     config = get_config("configs/cityscapes/rtlinearformer_slim_cityscapes.yaml")
-    assert not config.DATASET.CLASS_WEIGHTS
+    assert config.DATASET.CLASS_WEIGHTS == "none"
     assert builders.unused_weights(config, get_meta("cityscapes")) == []
     plants.write_text("class_names: [soil, leaf, stem]\n")
     config = get_config(OWN, arguments(plants))

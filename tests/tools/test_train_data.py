@@ -1,6 +1,7 @@
 """Training data as a user meets it: caches, the device path, unreadable images, Ctrl-C."""
 
 import json
+import math
 import os
 import re
 import shlex
@@ -280,3 +281,18 @@ def test_bad_settings_are_one_sentence(name, tmp_path, refuses, arguments):
     more, words = BAD[name]
     refuses(words, "tools/train.py", *arguments("bad", *more))
     assert not any(tmp_path.iterdir())
+
+
+def test_counted_class_weights_are_said_kept_and_used(tmp_path, call, tiny):
+    words = [*tiny, "OUTPUT_DIR", tmp_path, "TRAIN.END_EPOCH", 1, "DATASET.CLASS_WEIGHTS"]
+    first, second, plain = (
+        call("tools/train.py", *words, kind).stdout for kind in ("enet", "enet", "none")
+    )
+    (kept,) = (tmp_path / "cache").glob("*.pixels.json")
+    pixels = json.loads(kept.read_text())["pixels"]
+    assert sum(pixels) == 12 * 96 * 64
+    for out, origin in ((first, f"counted now, kept as {kept}"), (second, f"from {kept}")):
+        assert f"class weights enet (share of the labelled pixels, {origin}): bicyclist" in out
+        assert f"road {1 / math.log(1.1 + pixels[6] / sum(pixels)):.2f} (" in out
+    losses = [re.search(r"epoch 1/1 loss (\S+)", out).group(1) for out in (first, second, plain)]
+    assert losses[0] == losses[1] != losses[2] and "class weights" not in plain
