@@ -12,13 +12,15 @@ from .cityscapes import CITYSCAPES
 from .cocostuff import COCOSTUFF10K, COCOSTUFF164K
 from .device.loader import DeviceLoader
 from .errors import InputError
+from .eval_transform import EvalTransform
 from .files import read_image, read_list
 from .loading import collate, make_loader
 from .meta import ColorEncoding, DataError, DatasetMeta, IdEncoding
 from .private import read_meta
 from .sampler import Draw, EpochBatchSampler
-from .segmentation import SceneDataset, SegmentationDataset
-from .transforms import EvalTransform, Normalize, Sample, TrainTransform, check_crop
+from .scenes import SceneDataset
+from .segmentation import SegmentationDataset
+from .transforms import Normalize, Sample, TrainTransform, check_crop
 from .voc2012 import VOC2012
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from .checking.labels import class_counts
 from .meta import DataError
-from .segmentation import SceneDataset
+from .scenes import SceneDataset
 
 ENET = 1.10  # of 1 / ln(ENET + share): 10.5 for a class that is not there, 1.35 for one alone
 

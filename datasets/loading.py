@@ -186,7 +186,7 @@ def make_loader(
     indices: Sequence[int] | None = None,
     workers: int = 0,
     pin_memory: bool | None = None,
-    collate_items: Callable[[Sequence[Any]], dict[str, Any]] = collate,
+    collate_items: Callable[[Sequence[Any]], dict[str, Any]] | None = None,
 ) -> DataLoader:
     """A DataLoader of dict batches (see `collate`).
 
@@ -198,13 +198,14 @@ def make_loader(
         workers: processes beside this one, no more than there are CPU cores at hand; they stay
             alive between epochs.
         pin_memory: None = when a CUDA device is there.
-        collate_items: items -> batch.
+        collate_items: items -> batch; None = as the dataset says (`batch`), else `collate`.
 
     Raises:
         ValueError: fewer than 0 workers, or more than the machine can share batches with.
     """
     if workers < 0:
         raise InputError(f"WORKERS is {workers}; accepted: 0 and above")
+    collate_items = collate_items or getattr(dataset, "batch", collate)
     order: dict[str, Iterable | int | None]
     if batch_sampler is not None:
         order, batch_size, indices = (

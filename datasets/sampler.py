@@ -1,6 +1,6 @@
 """Which sample comes when: a pure function of seed and epoch, whatever the number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +9,19 @@ from .errors import InputError
 
 
 class Draw(NamedTuple):
-    """One sample to fetch: its index and the seed of its augmentation."""
+    """One sample to fetch.
+
+    index: in the dataset.
+    seed: of its augmentation.
+    mirror: whether its turn to be mirrored has come: every other epoch, for half of the images
+        the even ones.
+    calm: whether only crop and flip are to happen to it.
+    """
 
     index: int
     seed: int
+    mirror: bool = False
+    calm: bool = False
 
 
 def substitute(draw: Draw, attempt: int, length: int) -> int:
@@ -33,6 +42,9 @@ class EpochBatchSampler:
         seed: of permutations and augmentation.
         rank, world_size: this process and their number (W).
         shuffle: False keeps the order of the list (the seeds still differ per epoch).
+
+    calm: batch of the epoch -> whether its draws are calm; asked when the batch is drawn, and to
+        be replaced by whoever knows.
     """
 
     def __init__(
@@ -59,6 +71,9 @@ class EpochBatchSampler:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
         self.epoch = self.start_batch = 0
+        self.calm: Callable[[int], bool] = lambda batch: False
+        # Three numbers, so that no epoch has this stream.
+        self._first = np.random.default_rng([seed, 0, 1]).integers(2, size=length).astype(bool)
 
     def __len__(self) -> int:
         """Batches in a whole epoch (`start_batch` does not shorten it)."""
@@ -78,5 +93,8 @@ class EpochBatchSampler:
         seeds = rng.integers(2**63, size=self.length)
         for batch in range(self.start_batch, len(self)):
             first = (batch * self.world_size + self.rank) * self.batch_size
-            part = slice(first, first + self.batch_size)
-            yield [Draw(int(i), int(s)) for i, s in zip(order[part], seeds[part], strict=True)]
+            part, calm = slice(first, first + self.batch_size), bool(self.calm(batch))
+            yield [
+                Draw(int(i), int(s), bool(self._first[i]) != bool(self.epoch % 2), calm)
+                for i, s in zip(order[part], seeds[part], strict=True)
+            ]

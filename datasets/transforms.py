@@ -3,10 +3,9 @@
 Randomness comes only from the numpy Generator that is handed in.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,10 +14,14 @@ from .boundary import label_boundary
 from .color import ColorChange, draw_color, recolor
 from .errors import InputError
 from .meta import DataError
+from .mixing import Coarse, coarse_crop, largest_share
+from .sampler import Draw
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_SIDE = 1 << 16  # pixels, that a file may ask for
+FLIPS = ("none", "random", "alternate")
+COLORS = ("none", "jitter", "photometric")
+CROP_REDRAWS = 10
 
 
 @dataclass
@@ -87,8 +90,14 @@ class TrainTransform:
         base_size: factor 1 brings the long side to this many pixels; 0 = leaves it as it is.
         short_side: factor 1 brings the short side to this many pixels, or to fewer where the long
             side would exceed base_size; 0 = only base_size counts.
-        flip: mirror every second sample.
-        color: brightness, contrast, saturation and hue as `distort_color` says (RTFormer).
+        scale_log: draw the factor evenly in its logarithm; without scale_step.
+        flip: "random" (or True) mirrors every second sample, "alternate" those whose draw says so:
+            each image in every other epoch; "none" (or False).
+        color: "jitter" (or True; RTFormer) or "photometric" (mmsegmentation), see `draw_color`;
+            "none" (or False).
+        cat_max_ratio: a crop of which one class takes this share of the labelled pixels or more is
+            drawn again, up to CROP_REDRAWS times; 1 = never. Seen as `mixing` says.
+        cutmix: probability that the crops of a batch are pasted into one another.
         pad_value: where a scaled image does not fill the crop (right and below), 0..255, rounded;
             PIDNet pads with 0, RTFormer with 127.5. The label is `ignore_label` there, the
             boundary 0.
@@ -105,8 +114,11 @@ class TrainTransform:
         scale_step: float = 0.0,
         base_size: int = 0,
         short_side: int = 0,
-        flip: bool = True,
-        color: bool = False,
+        scale_log: bool = False,
+        flip: bool | str = True,
+        color: bool | str = False,
+        cat_max_ratio: float = 1.0,
+        cutmix: float = 0.0,
         pad_value: float = 0,
         boundary: bool = False,
         ignore_label: int = 255,
@@ -124,10 +136,18 @@ class TrainTransform:
             )
         if not 0 <= pad_value <= 255:
             raise InputError(f"pad value is {pad_value}; accepted: 0..255")
+        flip = {True: "random", False: "none"}.get(flip, flip)
+        color = {True: "jitter", False: "none"}.get(color, color)
+        for name, value, kinds in (("flip", flip, FLIPS), ("color", color, COLORS)):
+            if value not in kinds:
+                raise InputError(f"{name} is {value!r}; accepted: {', '.join(kinds)}")
+        if scale_log and scale_step:
+            raise InputError(f"scale_log with scale step {scale_step}; one of them is accepted")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         self.scale_range, self.scale_step = tuple(scale_range), scale_step
         self.base_size, self.short_side = base_size, short_side
-        self.flip, self.color, self.boundary = flip, color, boundary
+        self.scale_log, self.flip, self.color, self.boundary = scale_log, flip, color, boundary
+        self.cat_max_ratio, self.cutmix = cat_max_ratio, cutmix
         self.pad_value, self.ignore_label = round(pad_value), ignore_label
         self.normalize = Normalize(mean, std)
 
@@ -135,20 +155,58 @@ class TrainTransform:
         """Transform one sample; a boundary target that it brings along is not used."""
         return self.apply(sample, self.draw(sample.image.shape[:2], rng))
 
-    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
-        """Everything random about a sample of `size` (height, width)."""
-        scale = self.draw_factor(rng) * self.base_scale(size)
+    def draw(
+        self,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        *,
+        thumb: np.ndarray | None = None,
+        mirror: bool = False,
+        calm: bool = False,
+    ) -> Augmentation:
+        """Everything random about a sample of `size` (height, width).
+
+        Args:
+            thumb: `thumbnail` of its label, where the transform `looks_at_labels`.
+            mirror: what flip "alternate" does.
+            calm: factor 1 (or the nearest that is allowed) and no colour change.
+        """
+        scale = self.draw_factor(rng, calm) * self.base_scale(size)
         rows, out_rows = _span(size[0], self.crop_size[0], scale)
         columns, out_columns = _span(size[1], self.crop_size[1], scale)
-        top = int(rng.integers(size[0] - rows + 1))
-        left = int(rng.integers(size[1] - columns + 1))
-        mirrored = bool(rng.random() < 0.5) and self.flip
-        return Augmentation(
-            (top, left, rows, columns),
-            (out_rows, out_columns),
-            mirrored,
-            draw_color(rng) if self.color else (),
+        for _ in range(1 + CROP_REDRAWS):
+            top = int(rng.integers(size[0] - rows + 1))
+            left = int(rng.integers(size[1] - columns + 1))
+            window = (top, left, rows, columns)
+            if thumb is None or self.cat_max_ratio >= 1:
+                break
+            if largest_share(thumb, window, self.ignore_label) < self.cat_max_ratio:
+                break
+        mirrored = bool(rng.random() < 0.5) and self.flip == "random"
+        changes = () if calm or self.color == "none" else draw_color(rng, self.color)
+        mirrored = mirror if self.flip == "alternate" else mirrored
+        return Augmentation(window, (out_rows, out_columns), mirrored, changes)
+
+    @property
+    def looks_at_labels(self) -> bool:
+        """Whether drawing needs thumbnails of the labels."""
+        return self.cat_max_ratio < 1 or self.cutmix > 0
+
+    def draw_for(
+        self, draw: Draw, size: tuple[int, int], thumb: np.ndarray | None
+    ) -> tuple[Augmentation, Coarse | None]:
+        """What happens to the sample `draw`, and what CutMix is to know of it, if it may come."""
+        augmentation = self.draw(
+            size,
+            np.random.default_rng(draw.seed),
+            thumb=thumb,
+            mirror=draw.mirror,
+            calm=draw.calm,
         )
+        if not self.cutmix or draw.calm or thumb is None:
+            return augmentation, None
+        place = (*augmentation[:3], self.crop_size, self.ignore_label)
+        return augmentation, Coarse(draw.seed, coarse_crop(thumb, *place))
 
     def apply(self, sample: Sample, augmentation: Augmentation) -> Sample:
         """Carry out what was drawn."""
@@ -163,9 +221,13 @@ class TrainTransform:
             image, label, edge = (_mirror(array) for array in (image, label, edge))
         return Sample(self.normalize(recolor(image, augmentation.color)), label, edge)
 
-    def draw_factor(self, rng: np.random.Generator) -> float:
-        """A random scale factor."""
+    def draw_factor(self, rng: np.random.Generator, calm: bool = False) -> float:
+        """A random scale factor; `calm`: 1, or the nearest that is allowed."""
         low, high = self.scale_range
+        if calm:
+            return float(min(max(1.0, low), high))
+        if self.scale_log:
+            return float(np.exp(rng.uniform(np.log(low), np.log(high))))
         if self.scale_step:
             return low + self.scale_step * int(rng.integers(self._steps() + 1))
         return float(rng.uniform(low, high))
@@ -179,7 +241,7 @@ class TrainTransform:
         low, high = self.scale_range
         factor = low + self.scale_step * self._steps() if self.scale_step else high
         scale = factor * self.base_scale(size)
-        return _scaled(size[0], scale), _scaled(size[1], scale)
+        return scaled(size[0], scale), scaled(size[1], scale)
 
     def _steps(self) -> int:
         low, high = self.scale_range
@@ -190,115 +252,12 @@ class TrainTransform:
     ) -> np.ndarray:
         """Scale `part` to `size` and pad it to the crop."""
         if part.shape[:2] != size:
-            part = _resized(part, size, interpolation)
+            part = resized(part, size, interpolation)
         below, right = self.crop_size[0] - size[0], self.crop_size[1] - size[1]
         if below or right:
             border = (fill, fill, fill)
             part = cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT, value=border)
         return np.ascontiguousarray(part)
-
-
-class EvalTransform:
-    """The whole image, normalised; the label keeps its size.
-
-    Args:
-        size: (height, width) to scale the image to, or the length that its long side is brought
-            to with the ratio kept; None = as it is, or as the next three say.
-        short_side, long_side: the image is scaled, ratio kept, until its short side has this many
-            pixels or its long side that many, whichever comes first; 0 = does not count.
-        divisor: both sides are then stretched up to a multiple of this. Differs from
-            mmsegmentation, which interpolates twice for it.
-        mean, std: of the normalisation.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int] | int | None = None,
-        *,
-        short_side: int = 0,
-        long_side: int = 0,
-        divisor: int = 1,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-    ) -> None:
-        sides = (size,) if isinstance(size, int) else size
-        if sides is not None and min(sides) < 1:
-            raise InputError(f"evaluation size is {size}; accepted: above 0, or None")
-        if min(short_side, long_side) < 0 or divisor < 1:
-            raise InputError(
-                f"short side {short_side}, long side {long_side}, divisor {divisor}; accepted: "
-                "0 and above, 0 and above, 1 and above"
-            )
-        self.short_side, self.long_side, self.divisor = short_side, long_side, divisor
-        self.size = size
-        self.normalize = Normalize(mean, std)
-
-    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
-        """Transform one sample; nothing is random."""
-        return Sample(self.image(sample.image), sample.label, sample.boundary)
-
-    def image(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (3, h, w) float32, scaled and normalised."""
-        size = self.target_size(image.shape[:2])
-        if image.shape[:2] != size:
-            image = _resized(image, size, cv2.INTER_LINEAR)
-        return self.normalize(image)
-
-    def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) that an image of `size` is scaled to."""
-        if self.size is None:
-            scale = scale_to_sides(size, self.short_side, self.long_side)
-            height, width = (_scaled(side, scale) for side in size)
-            return height + -height % self.divisor, width + -width % self.divisor
-        if isinstance(self.size, int):
-            factor = self.size / max(size)
-            return round(size[0] * factor) or 1, round(size[1] * factor) or 1
-        return self.size[0], self.size[1]
-
-    def facts(self) -> dict[str, Any]:
-        """What a network that is fed by this has to be fed by later; `from_facts` undoes it."""
-        return {
-            "mean": list(self.normalize.mean),
-            "std": list(self.normalize.std),
-            "short_side": self.short_side,
-            "long_side": self.long_side,
-            "size_divisor": self.divisor,
-        }
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any], origin: str = "") -> "EvalTransform":
-        """The transform of `facts`, which may be those of a file called `origin`, or {}.
-
-        Raises ValueError where they are not those of such a transform.
-        """
-        known = cls().facts()
-        right = facts.keys() <= known.keys() and all(
-            _is_like(value, known[key]) for key, value in facts.items()
-        )
-        facts = known | dict(facts)
-        if not right or min(facts["std"]) <= 0:
-            raise InputError(
-                f"{origin or 'a network'} states its input as {dict(facts)}; accepted: "
-                f"values like {known}"
-            )
-        return cls(
-            short_side=facts["short_side"],
-            long_side=facts["long_side"],
-            divisor=facts["size_divisor"],
-            mean=facts["mean"],
-            std=facts["std"],
-        )
-
-
-def _is_like(value: Any, example: Any) -> bool:
-    """Whether a value is of the kind of `example`, a whole number or a list of three numbers."""
-    if isinstance(example, list):
-        return (
-            isinstance(value, (list, tuple))
-            and len(value) == len(example)
-            and all(type(v) in (int, float) and math.isfinite(v) for v in value)
-        )
-    return type(value) is int and 0 <= value <= MAX_SIDE
 
 
 def scale_to_sides(size: tuple[int, int], short_side: int, long_side: int) -> float:
@@ -345,7 +304,7 @@ def cut(
     return sample.image[part], sample.label[part], edge
 
 
-def _resized(part: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+def resized(part: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
     """`part` scaled to `size` (height, width). Raises DataError where that cannot be."""
     try:
         return cv2.resize(part, size[::-1], interpolation=interpolation)
@@ -363,11 +322,11 @@ def _mirror(array: np.ndarray | None) -> np.ndarray | None:
 
 def _span(length: int, crop: int, scale: float) -> tuple[int, int]:
     """(source pixels, result pixels) along one axis: the crop, or less where the image ends."""
-    scaled = _scaled(length, scale)
-    if scaled <= crop:
-        return length, scaled
+    result = scaled(length, scale)
+    if result <= crop:
+        return length, result
     return min(length, max(1, round(crop / scale))), crop
 
 
-def _scaled(length: int, scale: float) -> int:
+def scaled(length: int, scale: float) -> int:
     return max(1, int(length * scale + 0.5))

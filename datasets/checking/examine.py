@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..eval_transform import EvalTransform
 from ..files import Entry, read_header, read_image, read_label, scan_list
 from ..machine import start_context
 from ..meta import DataError, DatasetMeta
 from ..segmentation import SegmentationDataset
-from ..transforms import EvalTransform
 from .label_files import label_oddities
 from .labels import class_counts
 from .photographs import Oddity, photograph_oddities

@@ -6,7 +6,8 @@ import numpy as np
 
 from ..files import read_header
 from ..meta import DataError
-from ..segmentation import FIND_ALL, SceneDataset, SegmentationDataset
+from ..scenes import FIND_ALL, SceneDataset
+from ..segmentation import SegmentationDataset
 from ..transforms import Sample, TrainTransform, check_crop
 from .label_files import label_oddities
 from .labels import LabelCounts, class_counts, judge

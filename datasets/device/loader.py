@@ -5,6 +5,7 @@ flat block of source pixels: the whole data set where it fits on the device, oth
 windows of the batch, which loader processes cut out and send as uint8.
 """
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,9 @@ from ..cache import GIGA, LEFT_FREE, SceneCache
 from ..loading import make_loader
 from ..machine import free_memory
 from ..meta import DataError
+from ..mixing import Coarse
 from ..sampler import Draw, EpochBatchSampler
-from ..segmentation import FIND_ALL, SceneDataset, next_index
+from ..scenes import FIND_ALL, SceneDataset, next_index
 from ..transforms import Sample, cut
 from .render import Pixels, Renderer, pack
 
@@ -68,7 +70,7 @@ class DeviceLoader:
                 batch_sampler=sampler,
                 workers=workers,
                 pin_memory=device.type == "cuda",
-                collate_items=join_windows,
+                collate_items=functools.partial(join_windows, patches=dataset.patches),
             )
 
     def __len__(self) -> int:
@@ -95,6 +97,7 @@ class ResidentScenes:
         self.with_edge = dataset.transform.boundary
         self.sizes: list[tuple[int, int] | None] = []  # None: unreadable
         self.offsets: list[int] = []
+        self.thumbs: list[np.ndarray | None] = []
         self.problems: dict[int, str] = {}
         self.used = 0
         self.pixels = self._reserve(0)
@@ -131,14 +134,16 @@ class ResidentScenes:
 
     def plan(self, draws: Sequence[Draw]) -> dict[str, Any]:
         """Where the samples of a batch lie, and what happens to them."""
-        names, sizes, skipped, augmentations, places = [], [], [], [], []
+        names, sizes, skipped, augmentations, places, crops = [], [], [], [], [], []
         for draw in draws:
             index, problems = draw.index, []
             while self.sizes[index] is None:
                 problems.append(self.problems[index])
                 index = next_index(draw, problems, len(self.sizes))
             size = self.sizes[index]
-            augmentation = self.dataset.transform.draw(size, np.random.default_rng(draw.seed))
+            rule, thumb = self.dataset.transform, self.thumbs[index]
+            augmentation, coarse = rule.draw_for(draw, size, thumb)
+            crops += [] if coarse is None else [coarse]
             top, left = augmentation.window[:2]
             places.append((self.offsets[index] + top * size[1] + left, size[1]))
             augmentations.append(augmentation)
@@ -146,6 +151,7 @@ class ResidentScenes:
             sizes.append(size)
             skipped.append(problems)
         batch = {"augmentation": augmentations, "place": places, "name": names, "size": sizes}
+        batch["patches"] = self.dataset.patches(crops) if crops else None
         return batch | ({"skipped": skipped} if self.dataset.skip_unreadable else {})
 
     def _decode(self, index: int) -> tuple[Sample | str, np.ndarray | None]:
@@ -162,8 +168,11 @@ class ResidentScenes:
         if isinstance(scene, str):
             self.problems[index] = scene
             self.sizes.append(None)
+            self.thumbs.append(None)
             return True
         self.sizes.append(scene.label.shape)
+        thumb = self.dataset.thumbnail_of(scene)
+        self.thumbs.append(None if thumb is None else thumb.copy())
         end = self.used + scene.label.size
         if end > limit:
             return False
@@ -200,23 +209,31 @@ class SourceWindows(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        """packed and edge as in Pixels, augmentation, name, size, and skipped where asked for."""
+        """packed and edge as in Pixels, augmentation, name, size, and where there are any skipped
+        and coarse, as those of SceneDataset."""
         dataset = self.dataset
         index, scene, skipped = dataset.readable(draw)
         size = scene.image.shape[:2]
-        augmentation = dataset.transform.draw(size, np.random.default_rng(draw.seed))
-        image, label, edge = cut(scene, augmentation.window, dataset.transform.boundary)
-        return {
+        rule = dataset.transform
+        augmentation, coarse = rule.draw_for(draw, size, dataset.thumbnail_of(scene))
+        image, label, edge = cut(scene, augmentation.window, rule.boundary)
+        item = {
             "packed": pack(image, label),
             "edge": None if edge is None else torch.from_numpy(edge.copy()).reshape(-1),
             "augmentation": augmentation,
             "name": dataset.name(index),
             "size": size,
-        } | ({"skipped": skipped} if dataset.skip_unreadable else {})
+        }
+        if coarse is not None:
+            item["coarse"] = coarse
+        return item | ({"skipped": skipped} if dataset.skip_unreadable else {})
 
 
-def join_windows(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items of SourceWindows -> one block of pixels, and lists."""
+def join_windows(
+    items: Sequence[dict[str, Any]], patches: Callable[[Sequence[Coarse]], Any] | None = None
+) -> dict[str, Any]:
+    """Items of SourceWindows -> one block of pixels, and lists; `patches` draws CutMix."""
+    crops = [item.pop("coarse") for item in items if "coarse" in item]
     batch: dict[str, Any] = {key: [item[key] for item in items] for key in items[0]}
     counts = [len(packed) for packed in batch["packed"]]
     starts = [0, *itertools.accumulate(counts)]
@@ -224,6 +241,7 @@ def join_windows(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         (start, augmentation.window[3])
         for start, augmentation in zip(starts, batch["augmentation"], strict=False)
     ]
+    batch["patches"] = patches(crops) if patches and crops else None
     batch["packed"] = torch.cat(batch["packed"])
     batch["edge"] = None if batch["edge"][0] is None else torch.cat(batch["edge"])
     return batch

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..color import OPERATIONS, ColorChange
+from ..color import HUE_STEPS, OPERATIONS, ColorChange
+from ..mixing import Paste, patch_table
 from ..transforms import Augmentation, TrainTransform
 
 
@@ -72,10 +73,16 @@ class Renderer:
         image = torch.lerp(upper, lower, down)
         image = torch.where(inside[..., None], image, float(self.transform.pad_value))
         image = self._recolor(image, [a.color for a in augmentations])
-        batch["image"] = ((image - self.mean) * self.factor).permute(0, 3, 1, 2)
-        batch["label"] = torch.where(inside, label, self.transform.ignore_label)
-        if pixels.edge is not None:
-            batch["boundary"] = gather(pixels.edge, *nearest) * inside
+        image = (image - self.mean) * self.factor
+        label = torch.where(inside, label, self.transform.ignore_label)
+        edge = None if pixels.edge is None else gather(pixels.edge, *nearest) * inside
+        if patches := batch.pop("patches", None):
+            put = Paste(self._send(patch_table(patches)), self.transform.crop_size)
+            image, label = put(image, channels=3), put(label)
+            edge = None if edge is None else put(edge)
+        batch["image"], batch["label"] = image.permute(0, 3, 1, 2), label
+        if edge is not None:
+            batch["boundary"] = edge
         return batch
 
     def _send(self, values: Tensor) -> Tensor:
@@ -87,7 +94,7 @@ class Renderer:
         """Colour changes of (N, h, w, 3) in 0..255, the k-th of all samples at a time."""
         steps = [
             (position, operation, [n for n, c in enumerate(changes) if _is(c, position, operation)])
-            for position in range(len(OPERATIONS))
+            for position in range(max(map(len, changes), default=0))
             for operation in OPERATIONS
         ]
         steps = [step for step in steps if step[2]]
@@ -96,13 +103,7 @@ class Renderer:
         members = self._send(torch.tensor([n for _, _, group in steps for n in group]))
         amounts = self._send(
             torch.tensor(
-                [
-                    changes[n][position].turn / 256
-                    if operation == "hue"
-                    else changes[n][position].factor
-                    for position, operation, group in steps
-                    for n in group
-                ]
+                [_amount(changes[n][position]) for position, _, group in steps for n in group]
             )
         )
         first = 0
@@ -139,12 +140,25 @@ def _colors(packed: Tensor) -> Tensor:
     return packed.view(torch.uint8).unflatten(-1, (-1, 4))[..., :3].float()
 
 
+def _amount(change: ColorChange) -> float:
+    """What `_change` takes as amount."""
+    if change.operation in ("hue", "tint"):
+        return change.turn / HUE_STEPS
+    return change.levels if change.operation == "shift" else change.factor
+
+
 def _change(image: Tensor, operation: str, amount: Tensor) -> Tensor:
     """One operation of `datasets.color` on (n, h, w, 3) in 0..255."""
-    if operation == "brightness":
+    if operation in ("brightness", "gain"):
         return image * amount
-    if operation == "hue":
+    if operation == "shift":
+        return image + amount
+    if operation in ("hue", "tint"):
         return _turn_hue(image / 255, amount[..., 0]) * 255
+    if operation == "purity":
+        value, low = image.amax(3, keepdim=True), image.amin(3, keepdim=True)
+        fullest = value / (value - low).clamp_min(1)  # factor at which the pixel is fully saturated
+        return value - (value - image) * torch.minimum(amount, fullest)
     gray = (image[..., :1] * 0.299).add_(image[..., 1:2], alpha=0.587)
     gray = gray.add_(image[..., 2:], alpha=0.114)
     center = gray.mean((1, 2), keepdim=True) if operation == "contrast" else gray

@@ -17,8 +17,9 @@ import numpy as np
 from ..cache import Source, stamp_of
 from ..camvid import SYNTHETIC
 from ..errors import InputError
-from ..segmentation import SceneDataset, Transform
-from ..transforms import EvalTransform, Sample
+from ..eval_transform import EvalTransform
+from ..scenes import SceneDataset, Transform
+from ..transforms import Sample
 from . import street
 from .street import FAR, HAZE_DEPTH, MOST_HAZE, NEAR, View
 

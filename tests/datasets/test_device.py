@@ -62,9 +62,22 @@ def assert_same(cpu: dict, device: dict, levels: float = 1.6, labels: float = 0.
         assert (device[key].cpu() == cpu[key]).float().mean() >= labels
 
 
+RECIPES = {
+    "plain": {},
+    "mixed": {"cutmix": 1.0},
+    "strong": {
+        "cutmix": 0.6,
+        "cat_max_ratio": 0.4,
+        "scale_log": True,
+        "flip": "alternate",
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("limit", [RESIDENT, STREAMED])
-def test_both_paths_make_the_same_batches(scenes, limit):
-    dataset = scenes(transform=transform())
+def test_both_paths_make_the_same_batches(scenes, limit, recipe):
+    dataset = scenes(transform=transform(**RECIPES[recipe]))
     for epoch in range(6):
         samplers = [EpochBatchSampler(3, 3, seed=2) for _ in range(2)]
         for sampler in samplers:
@@ -115,12 +128,14 @@ def test_each_colour_change_is_the_same_on_both_paths(operation):
         assert np.array_equal(result[1], scene.image)  # its neighbour is left alone
         error = np.abs(result[0].numpy() - expected)
         # cv2 holds hue and saturation in 8 bits, the device in floating point.
-        assert error.max() <= (10 if operation == "hue" else 1)
-        assert error.mean() < (1.5 if operation == "hue" else 0.5)
+        by_hsv = operation in ("hue", "tint", "purity")
+        assert error.max() <= (10 if by_hsv else 1)
+        assert error.mean() < (1.5 if by_hsv else 0.5)
 
 
-def test_colour_batches_agree(scenes):
-    dataset = scenes(transform=transform(color=True))
+@pytest.mark.parametrize("color", ["jitter", "photometric"])
+def test_colour_batches_agree(scenes, color):
+    dataset = scenes(transform=transform(color=color))
     for epoch in range(8):
         samplers = [EpochBatchSampler(3, 3, seed=4) for _ in range(2)]
         for sampler in samplers:
@@ -132,11 +147,12 @@ def test_colour_batches_agree(scenes):
             assert difference.max() < 16 * LEVEL and difference.mean() < 1.5 * LEVEL
 
 
-def test_workers_and_residence_do_not_change_a_batch(scenes):
-    dataset = scenes(transform=transform(color=True))
+@pytest.mark.parametrize("recipe", ["plain", "strong"])
+def test_workers_and_residence_do_not_change_a_batch(scenes, recipe):
+    dataset = scenes(transform=transform(color=True, **RECIPES[recipe]))
 
     def batches(limit, workers):
-        sampler = EpochBatchSampler(3, 1, seed=3)
+        sampler = EpochBatchSampler(3, 3 if recipe == "strong" else 1, seed=3)
         return list(DeviceLoader(dataset, sampler, CPU, limit=limit, workers=workers))
 
     first = batches(RESIDENT, 0)
