@@ -13,6 +13,7 @@ from configs.loader import changed_keys
 from datasets import DatasetMeta, EvalTransform, SceneDataset
 from utils.checkpoint import as_tuples
 from utils.errors import InputError
+from utils.run_state import Plan
 
 FEW_STEPS = 20  # of an epoch
 FEW_IN_ALL = 200  # of a run
@@ -141,15 +142,15 @@ def refuse_changes(config: CfgNode, earlier: str, options: dict[str, Any], path:
         )
 
 
-def advice(config: CfgNode, steps: int, last_lr: float) -> list[str]:
-    """A sentence about every setting that lets a run of `steps` per epoch learn little.
+def advice(config: CfgNode, plan: Plan, last_lr: float) -> list[str]:
+    """A sentence about every setting that lets a run of a planned length learn little.
 
     `last_lr` is the learning rate of its last step.
     """
     t, found = config.TRAIN, []
-    total = steps * t.END_EPOCH
+    steps, total = plan.steps_per_epoch, plan.steps
     cures = {
-        "raise TRAIN.END_EPOCH": total < FEW_IN_ALL,
+        f"raise TRAIN.{'STEPS' if plan.limit else 'END_EPOCH'}": total < FEW_IN_ALL,
         "start from trained weights (MODEL.PRETRAINED)": not (config.MODEL.PRETRAINED or t.RESUME),
         "score fewer epochs (TRAIN.EVAL_EVERY)": t.EVAL_EVERY == 1,
     }

@@ -45,8 +45,12 @@ def probe(job: Job) -> int:
         f"{count(processes, 'process')} on {device}: {speed:.1f} images/s, {1000 * seconds:.0f} ms "
         f"per step of {count(plan.batch, 'image')}"
     )
-    hours = datetime.timedelta(seconds=round(plan.steps * plan.batch / speed))
-    print(f"{count(plan.steps, 'step')} take {hours} (h:min:s) beside evaluations")
+    if plan.seconds:
+        steps = round(plan.seconds * speed / plan.batch)
+        print(f"{plan.seconds / 60:g} minutes are about {count(steps, 'step')}")
+    else:
+        hours = datetime.timedelta(seconds=round(plan.steps * plan.batch / speed))
+        print(f"{count(plan.steps, 'step')} take {hours} (h:min:s) beside evaluations")
     if peak is None or held is None or peak <= held:
         print("how much memory a step takes cannot be told here")
         return 0

@@ -51,7 +51,7 @@ from utils.engine import evaluate, train_one_epoch
 from utils.logger import RunLog
 from utils.metrics import ConfusionMatrix
 from utils.records import atomic_write
-from utils.run_state import Progress, Run, random_state
+from utils.run_state import Plan, Progress, Run, random_state
 from utils.stopping import StopRequest
 from utils.visualize import plot_curve
 
@@ -85,7 +85,7 @@ def main() -> int:
     step = build_step(config, run, job.criterion, world, lambda: bool(stop), log.info)
 
     while not run.finished:
-        loaders.start_at(run)
+        loaders.start_at(run, config.TRAIN.CALM)
         if not train_one_epoch(run, step, loaders.train, log, lambda: save(job, run, world)):
             break
         began = time.perf_counter()
@@ -164,7 +164,7 @@ def score(
     """Confusion matrices of the run's networks; {} if this epoch's are not wanted, None if asked
     to stop on the way. What was trained is saved before."""
     config, meta, epoch = job.config, job.meta, run.progress.epoch + 1
-    if epoch % config.TRAIN.EVAL_EVERY and epoch < run.plan.epochs:
+    if epoch % config.TRAIN.EVAL_EVERY and not run.plan.ended(run.progress):
         return {}
     if not run.plan.save_every or run.progress.step % run.plan.save_every:
         save(job, run, world)  # else it has just been saved
@@ -190,6 +190,7 @@ def close_epoch(
 ) -> None:
     """Record, say and save what an epoch has brought; scoring took `seconds`, with saving."""
     plan, progress, epoch = run.plan, run.progress, run.progress.epoch + 1
+    last = plan.ended(progress)
     confusion = next(iter(scores.values()), None)
     result = {} if confusion is None else summary(confusion)
     is_best = result.get("miou") is not None and result["miou"] > progress.best_miou
@@ -199,9 +200,10 @@ def close_epoch(
         "epoch": epoch,
         "step": progress.step,
         **progress.means(),
-        "lr": build_schedule(job.config, plan)(plan.position(progress) - 1),
+        "lr": build_schedule(job.config, plan)(plan.share(progress, progress.step_in_epoch - 1)),
         "seconds": progress.seconds,
-        "images_per_second": plan.batch * plan.steps_per_epoch / max(progress.seconds, 1e-9),
+        "trained_seconds": progress.trained,
+        "images_per_second": plan.batch * progress.step_in_epoch / max(progress.seconds, 1e-9),
         "skipped": progress.skipped,
         "unreadable": progress.unreadable,
         **result,
@@ -209,9 +211,9 @@ def close_epoch(
         **{f"{name}_miou": summary(c)["miou"] for name, c in scores.items() if len(scores) > 1},
     }
     log.metrics(record)
-    if confusion is not None and (is_best or epoch == plan.epochs):
+    if confusion is not None and (is_best or last):
         log.info(confusion.table())
-    log.info(epoch_line(record, plan.epochs, progress, Path(job.config.DATASET.TEST_SET).name))
+    log.info(epoch_line(record, plan, progress, Path(job.config.DATASET.TEST_SET).name))
     progress.end_epoch()
     if scores or run.finished or not plan.save_every:
         save(job, run, world, best=is_best)
@@ -230,13 +232,13 @@ def summary(confusion: ConfusionMatrix) -> dict[str, Any]:
     }
 
 
-def epoch_line(record: dict[str, Any], epochs: int, progress: Progress, scored: str) -> str:
+def epoch_line(record: dict[str, Any], plan: Plan, progress: Progress, scored: str) -> str:
     """One line of the log about an epoch, with the time that the rest will take.
 
     `scored` names the list behind the mIoU.
     """
     loss = "-" if record["loss"] is None else f"{record['loss']:.4f}"
-    line = f"epoch {record['epoch']}/{epochs} loss {loss}"
+    line = f"{plan.describe(record['epoch'])} loss {loss}"
     if record.get("miou") is not None:
         best = 100 * progress.best_miou
         line += f" mIoU on {scored} {100 * record['miou']:.2f} (best {best:.2f})"
@@ -244,7 +246,9 @@ def epoch_line(record: dict[str, Any], epochs: int, progress: Progress, scored: 
         line += f" skipped {record['skipped']}"
     if record["unreadable"]:
         line += f" unreadable {record['unreadable']}"
-    left = (epochs - record["epoch"]) * (record["seconds"] + record.get("eval_seconds", 0.0))
+    left = (plan.epochs - record["epoch"]) * (record["seconds"] + record.get("eval_seconds", 0.0))
+    if plan.seconds:
+        left = max(0.0, plan.seconds - progress.trained)  # scoring comes on top
     eta = datetime.timedelta(seconds=round(left))
     return f"{line} {record['images_per_second']:.1f} images/s, {eta} left"
 

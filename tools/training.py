@@ -1,6 +1,5 @@
 """A training run from its configuration: what it needs, checked, and built for this process."""
 
-import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from checks import (
     refuse_changes,
     unused_reset,
 )
+from planning import batch_parts, build_plan, build_schedule, length
 from yacs.config import CfgNode
 
 from configs.loader import changed_keys
@@ -64,7 +64,7 @@ from utils.distributed import (
     wrap_forward,
 )
 from utils.errors import InputError
-from utils.optim import build_optimizer, learning_rate
+from utils.optim import build_optimizer
 from utils.run_state import Plan, Precision, Run
 from utils.step import Step, TrainForm
 
@@ -225,6 +225,7 @@ def opening(job: Job, run: Run, loaders: "Loaders", world: World) -> list[str]:
     """What the log says before the first step."""
     config, plan = job.config, run.plan
     precision = Precision.choose(config.TRAIN.PRECISION, world.device).name
+    last_lr = build_schedule(config, plan)(1 - 1 / plan.steps)
     lines = [f"warning: {remark}" for remark in job.remarks]
     if config.GPUS and world.device.type == "cpu":
         lines.append("GPUS 0: there is no CUDA device on this machine; training on the CPU")
@@ -238,21 +239,11 @@ def opening(job: Job, run: Run, loaders: "Loaders", world: World) -> list[str]:
         f"{list_name(config, 'TRAIN_SET')} to train on, {len(job.test_set)} of "
         f"{list_name(config, 'TEST_SET')} to score",
         f"{count(world.size, 'process')} on {world.device}, {precision}; batch {plan.batch} "
-        f"({batch_parts(config, world.size)}); {count(plan.epochs, 'epoch')} of "
-        f"{count(plan.steps_per_epoch, 'step')}",
+        f"({batch_parts(config, world.size)}); {length(plan)}",
         loaders.feeding,
         *([job.class_weights] if job.class_weights else []),
-        *advice(config, plan.steps_per_epoch, build_schedule(config, plan)(plan.steps - 1)),
+        *([] if plan.seconds else advice(config, plan, last_lr)),
     ]
-
-
-def batch_parts(config: CfgNode, processes: int) -> str:
-    """How the images of a step come together."""
-    t = config.TRAIN
-    return (
-        f"TRAIN.BATCH_SIZE_PER_GPU {t.BATCH_SIZE_PER_GPU} x TRAIN.ACCUMULATE {t.ACCUMULATE} x "
-        f"{count(processes, 'process')}"
-    )
 
 
 @dataclass
@@ -271,10 +262,15 @@ class Loaders:
     test: Iterable[dict[str, Any]]
     feeding: str
 
-    def start_at(self, run: Run) -> None:
-        """Let `train` yield what is left of the epoch under way."""
-        done = run.progress.step_in_epoch * run.plan.accumulate
-        self.sampler.set_epoch(run.progress.epoch, start_batch=done)
+    def start_at(self, run: Run, calm: float) -> None:
+        """Let `train` yield what is left of the epoch under way; `calm` is TRAIN.CALM."""
+        plan, progress = run.plan, run.progress
+
+        def is_calm(batch: int) -> bool:
+            return calm > 0 and plan.share(progress, batch // plan.accumulate) >= 1 - calm
+
+        self.sampler.calm = is_calm
+        self.sampler.set_epoch(progress.epoch, start_batch=progress.step_in_epoch * plan.accumulate)
 
     def cached(self) -> str:
         """What the cache holds after a first epoch, or ""."""
@@ -305,18 +301,6 @@ def build_loaders(
         workers=workers,
     )
     return Loaders(sampler, train, test, feeding)
-
-
-def build_plan(config: CfgNode, images: int, processes: int) -> Plan:
-    """How long a run is. Raises ValueError where the images do not fill one step."""
-    t = config.TRAIN
-    batch = t.BATCH_SIZE_PER_GPU * t.ACCUMULATE * processes
-    if images < batch:
-        raise InputError(
-            f"{count(images, 'training image')} do not fill one batch of {batch} "
-            f"({batch_parts(config, processes)}); lower TRAIN.BATCH_SIZE_PER_GPU"
-        )
-    return Plan(t.END_EPOCH, images // batch, t.ACCUMULATE, batch, t.SAVE_EVERY)
 
 
 def build_run(config: CfgNode, model: SegModel, meta: DatasetMeta, plan: Plan, world: World) -> Run:
@@ -353,20 +337,6 @@ def build_run(config: CfgNode, model: SegModel, meta: DatasetMeta, plan: Plan, w
         facts,
         AveragedWeights(model, t.EMA) if t.EMA else None,
         synchronised=t.SYNC_BN,
-    )
-
-
-def build_schedule(config: CfgNode, plan: Plan) -> Callable[[int], float]:
-    """Steps behind -> learning rate."""
-    t = config.TRAIN
-    return functools.partial(
-        learning_rate,
-        total_steps=plan.steps,
-        base_lr=t.LR,
-        end_lr=t.END_LR,
-        power=t.POWER,
-        warmup_steps=t.WARMUP_STEPS,
-        warmup_lr=t.WARMUP_LR,
     )
 
 

@@ -301,6 +301,14 @@ def share_object(item: Any, world: World) -> Any:
     return items[0]
 
 
+def first_says(value: float, world: World) -> float:
+    """The number that process 0 has, in all of them; waits for the device."""
+    told = world.send(torch.tensor(value))
+    if world.size > 1:
+        dist.broadcast(told, 0)
+    return told.item()
+
+
 def wrap_forward(forward: nn.Module, world: World) -> nn.Module:
     """`forward` with gradients averaged over all processes; unchanged for one process.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .distributed import World, sum_over_processes
+from .distributed import World, first_says, sum_over_processes
 from .errors import InputError
 from .inference import Network, predict_logits
 from .logger import RunLog
@@ -34,7 +34,7 @@ def train_one_epoch(
         save: called every `run.plan.save_every` steps, when all that is computed is counted.
 
     Returns:
-        True at the end of the epoch, False if a signal asked to stop before.
+        True at the end of the epoch or of the whole run, False if a signal asked to stop before.
 
     Raises:
         DivergedError: loss or gradient was not finite many times in a row.
@@ -42,21 +42,41 @@ def train_one_epoch(
     run.model.train()
     run.norms.remember()
     progress, began = run.progress, time.perf_counter() - run.progress.seconds
+    before = progress.trained - progress.seconds
     with progress_bar(run, step.world) as bar:
-        for group in groups_of(run.plan.accumulate, batches):
+        left = () if run.plan.ended(progress) else batches
+        for group in groups_of(run.plan.accumulate, left):
             step(run, group)
             bar.update()
-            progress.seconds = time.perf_counter() - began
             saves = run.plan.save_every and progress.step % run.plan.save_every == 0
-            if step.is_due() or saves or step.stopping:
+            looks = step.is_due() or saves or step.stopping
+            take_time(run, step.world, time.perf_counter() - began, before, looks)
+            if looks:
                 look(run, step, log, bar, wait=saves)
             if step.stopping:
                 break
             if saves:
                 save()
+            if run.plan.ended(progress):
+                break
         look(run, step, log, bar, wait=True)
-    progress.seconds = time.perf_counter() - began  # a GPU was busy with the last steps until here
+    # A GPU was busy with the last steps until here.
+    take_time(run, step.world, time.perf_counter() - began, before, True)
     return not step.stopping
+
+
+def take_time(run: Run, world: World, seconds: float, before: float, shared: bool) -> None:
+    """Note how long the epoch and all before it (`before`) have taken.
+
+    Processes of a timed run agree on it, or they would disagree on the learning rate and the end;
+    they do so only where all of them call with `shared`.
+    """
+    progress, trained = run.progress, before + seconds
+    progress.seconds = seconds
+    if not run.plan.seconds or world.size == 1:
+        progress.trained = trained
+    elif shared:
+        progress.trained = first_says(trained, world)
 
 
 def look(run: Run, step: Step, log: RunLog, bar: tqdm, *, wait: bool) -> None:
@@ -77,11 +97,13 @@ def step_line(run: Run, report: StepReport) -> str:
     """Where a run is within an epoch, with the time that training will still take."""
     plan, progress = run.plan, run.progress
     speed = progress.step_in_epoch / max(progress.seconds, 1e-9)
-    left = datetime.timedelta(seconds=round((plan.steps - plan.position(progress)) / speed))
+    seconds = (plan.steps - plan.position(progress)) / speed
+    if plan.seconds:
+        seconds = max(0.0, plan.seconds - progress.trained)
     return (
-        f"epoch {progress.epoch + 1}/{plan.epochs} step {progress.step_in_epoch}/"
-        f"{plan.steps_per_epoch} loss {report.values['loss']:.4f} lr {report.lr:.2g} "
-        f"{speed * plan.batch:.1f} images/s, {left} left"
+        f"{plan.describe(progress.epoch + 1)} step {progress.step_in_epoch}/{plan.steps_per_epoch} "
+        f"loss {report.values['loss']:.4f} lr {report.lr:.2g} {speed * plan.batch:.1f} images/s, "
+        f"{datetime.timedelta(seconds=round(seconds))} left"
     )
 
 

@@ -1,5 +1,6 @@
-"""Optimisers and the learning rate as a function of the step."""
+"""Optimisers and the learning rate as a function of how much of a run lies behind."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -9,25 +10,32 @@ from .errors import InputError
 
 
 def learning_rate(
-    step: int,
-    total_steps: int,
+    share: float,
     *,
     base_lr: float,
     end_lr: float = 0.0,
+    kind: str = "poly",
     power: float = 0.9,
-    warmup_steps: int = 0,
+    warmup: float = 0.0,
     warmup_lr: float = 0.0,
 ) -> float:
-    """Linear warm-up, then polynomial decay that reaches `end_lr` at `total_steps`.
+    """Linear warm-up, then a decay that reaches `end_lr` at the end of the run.
 
     Args:
-        step: optimiser steps already taken, from 0.
-        total_steps: optimiser steps of the whole run, warm-up included.
+        share: of the whole run that lies behind, warm-up included, 0..1.
+        kind: "poly", the remaining share to the power of `power`, or "cosine", half a wave.
+        warmup: share of the run; from 1 on there is nothing else.
     """
-    if step < warmup_steps:
-        return warmup_lr + (base_lr - warmup_lr) * step / warmup_steps
-    left = 1 - (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return end_lr + (base_lr - end_lr) * max(0.0, left) ** power
+    if share < warmup:
+        return warmup_lr + (base_lr - warmup_lr) * share / warmup
+    left = min(1.0, max(0.0, (1 - share) / (1 - warmup))) if warmup < 1 else 0.0
+    if kind == "cosine":
+        height = (1 - math.cos(math.pi * left)) / 2
+    elif kind == "poly":
+        height = left**power
+    else:
+        raise InputError(f"schedule {kind!r} is unknown; accepted: poly, cosine")
+    return end_lr + (base_lr - end_lr) * height
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

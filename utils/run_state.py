@@ -20,12 +20,14 @@ class Plan:
     """How long a run is and what a step of it is made of.
 
     Attributes:
-        epochs: in all.
+        epochs: in all; of a timed run the most there can be.
         steps_per_epoch: optimiser steps.
         accumulate: batches of one step, in every process.
         batch: images of one step, over all processes.
         save_every: steps between checkpoints; 0 makes one after every epoch instead. Both make one
             before and after an epoch is scored.
+        limit: optimiser steps after which the run ends within its last epoch; 0 has none.
+        seconds: of training after which it ends; 0 has none.
     """
 
     epochs: int
@@ -33,15 +35,35 @@ class Plan:
     accumulate: int
     batch: int
     save_every: int = 0
+    limit: int = 0
+    seconds: float = 0.0
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
-        return self.epochs * self.steps_per_epoch
+        """Of the whole run, unless it is timed."""
+        return self.limit or self.epochs * self.steps_per_epoch
 
     def position(self, progress: "Progress") -> int:
-        """Steps of this plan that lie behind, as the learning rate counts them."""
+        """Steps of this plan that lie behind."""
         return progress.epoch * self.steps_per_epoch + progress.step_in_epoch
+
+    def share(self, progress: "Progress", step_in_epoch: int | None = None) -> float:
+        """How much of the run lies behind, 0..1, at `progress` or another step of its epoch.
+
+        Learning rate and augmentation follow this alone.
+        """
+        if self.seconds:
+            return min(1.0, progress.trained / self.seconds)
+        done = progress.step_in_epoch if step_in_epoch is None else step_in_epoch
+        return min(1.0, (progress.epoch * self.steps_per_epoch + done) / self.steps)
+
+    def ended(self, progress: "Progress") -> bool:
+        """Whether no step is left; the last epoch may still have to be scored."""
+        return self.share(progress) >= 1
+
+    def describe(self, epoch: int) -> str:
+        """`epoch 3/200`, or `epoch 3` where nobody knows how many there will be."""
+        return f"epoch {epoch}" if self.seconds else f"epoch {epoch}/{self.epochs}"
 
 
 @dataclass
@@ -58,6 +80,7 @@ class Progress:
         unreadable: images of that epoch that others took the place of.
         bad_in_a_row: steps left out since the last good one, over epochs.
         seconds: time the steps of that epoch took.
+        trained: time all steps took, as the first process has measured it.
         best_miou: best mean IoU of the evaluations so far (0..1), -1 before the first.
         best_epoch: epochs finished at that evaluation.
     """
@@ -71,6 +94,7 @@ class Progress:
     unreadable: int = 0
     bad_in_a_row: int = 0
     seconds: float = 0.0
+    trained: float = 0.0
     best_miou: float = -1.0
     best_epoch: int = 0
 
@@ -152,13 +176,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.progress.epoch >= self.plan.epochs
-
-    @property
-    def epoch_trained(self) -> bool:
-        """Whether all steps of the epoch under way are done."""
-        return self.progress.step_in_epoch >= self.plan.steps_per_epoch
+        """Whether all is trained and scored."""
+        progress = self.progress
+        closed = not progress.step_in_epoch
+        return progress.epoch >= self.plan.epochs or (closed and self.plan.ended(progress))
 
     def weights(self) -> dict[str, Any]:
         """What best.pt holds: the network that is scored."""

@@ -76,7 +76,7 @@ class Step:
     Args:
         forward: the training form of the run's network, DistributedDataParallel around it or not.
         criterion: (outputs, label, boundary) -> loss and its parts.
-        learning_rate: steps behind -> learning rate.
+        learning_rate: share of the run that lies behind -> learning rate.
         stop: true once this process was asked to stop.
         clip_grad: largest gradient norm; 0 does not clip.
         log_every: steps.
@@ -90,7 +90,7 @@ class Step:
         *,
         world: World,
         precision: Precision,
-        learning_rate: Callable[[int], float],
+        learning_rate: Callable[[float], float],
         stop: Callable[[], bool] = lambda: False,
         clip_grad: float = 0.0,
         log_every: int = 10,
@@ -106,8 +106,7 @@ class Step:
 
     def __call__(self, run: Run, batches: Sequence[Batch]) -> None:
         """Take one step; `batches` together make its gradient."""
-        position = run.plan.position(run.progress)
-        rate = self.learning_rate(position)
+        rate = self.learning_rate(run.plan.share(run.progress))
         set_learning_rate(run.optimizer, rate)
         if run.averaged is not None:
             run.averaged.set_step(run.progress.step)

@@ -66,6 +66,35 @@ def test_a_signal_to_every_process_saves_and_ends(name, tmp_path, start, run, ti
     assert not survival.differences(load(tmp_path), load(undisturbed))
 
 
+@pytest.mark.alone
+def test_a_timed_run_that_is_killed_ends_on_its_schedule(tmp_path, start, run, tiny):
+    limit = 6.0  # seconds of training
+    words = [*tiny, "TRAIN.MINUTES", limit / 60, "TRAIN.WARMUP_STEPS", 0, "TRAIN.WARMUP", 0.1]
+    words += ["TRAIN.CALM", 0.3, "TRAIN.CUTMIX", 0.5, "TRAIN.EVAL_EVERY", 1000]
+    words += ["TRAIN.SAVE_EVERY", 1, "TRAIN.RESUME", "True", "OUTPUT_DIR", tmp_path]
+    process = start("tools/train.py", *words)
+    last = tmp_path / RUN / "last.pt"
+    wait_for(lambda: last.exists() and load(tmp_path)["progress"]["trained"] > limit / 3, process)
+    process.kill()
+    process.communicate()
+    killed = load(tmp_path)["progress"]
+    assert limit / 3 < killed["trained"] < limit and killed["step"] > 0
+    out = run("tools/train.py", *words).stdout
+    assert (
+        f"step {killed['step_in_epoch']}" in out and "0.1 minutes of training, epochs of 3" in out
+    )
+    done = load(tmp_path)["progress"]
+    assert done["step"] > killed["step"] and done["step_in_epoch"] == 0
+    lines = (tmp_path / RUN / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    spent = [record["trained_seconds"] for record in records]
+    assert spent == sorted(spent) and [r["epoch"] for r in records] == [*range(1, len(spent) + 1)]
+    assert spent[-1] == done["trained"] >= limit > spent[-2]
+    assert records[-1]["lr"] == 0 and records[0]["lr"] > 0 and records[-1]["miou"] is not None
+    run("tools/train.py", *words)  # nothing is left to do
+    assert load(tmp_path)["progress"] == done
+
+
 def damage(path, how):
     data = bytearray(path.read_bytes())
     if how == "cut":

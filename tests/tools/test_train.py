@@ -27,7 +27,7 @@ def metrics(folder):
 
 
 def timeless(records):
-    clock = ("seconds", "eval_seconds", "images_per_second")
+    clock = ("seconds", "trained_seconds", "eval_seconds", "images_per_second")
     return [{k: v for k, v in r.items() if k not in clock} for r in records]
 
 

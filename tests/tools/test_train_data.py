@@ -19,6 +19,7 @@ from processes import wait_for
 from configs import get_config
 from datasets import get_meta
 from datasets.synthetic import draw_scene
+from utils.run_state import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 STEM = "rtlinearformer_slim_synthetic"
@@ -71,7 +72,7 @@ def weights(folder):
 def assert_same_run(one, two):
     a, b = weights(one), weights(two)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    clock = ("seconds", "eval_seconds", "images_per_second")
+    clock = ("seconds", "trained_seconds", "eval_seconds", "images_per_second")
     assert [{k: v for k, v in r.items() if k not in clock} for r in metrics(one)] == [
         {k: v for k, v in r.items() if k not in clock} for r in metrics(two)
     ]
@@ -176,7 +177,8 @@ ENOUGH = ["TRAIN.END_EPOCH", "20", "TRAIN.EVAL_EVERY", "5", "MODEL.PRETRAINED", 
 def test_settings_under_which_little_is_learnt_are_said(steps, overrides, words):
     few = ["TRAIN.END_EPOCH", "1", "TRAIN.WARMUP_STEPS", "0", *overrides]
     config = get_config(ROOT / "configs/synthetic/rtlinearformer_slim_synthetic.yaml", few)
-    notes = advice(config, steps, last_lr=0.001)
+    plan = Plan(config.TRAIN.END_EPOCH, steps, accumulate=1, batch=4)
+    notes = advice(config, plan, last_lr=0.001)
     assert len(notes) == len(words) and all(note.startswith("note: ") for note in notes)
     assert all(word in note for word, note in zip(words, notes, strict=True))
 

@@ -312,6 +312,65 @@ def test_the_captured_step_is_asked_with_what_it_may_copy():
     assert seen[0][0][2] is None
 
 
+def limited(monkeypatch, plan, seconds_per_step=0.0, count=4):
+    """A run of `plan` over epochs of `count` batches: (steps, shares that the rate was asked for).
+
+    The clock stands still but for `seconds_per_step`.
+    """
+    run, now, asked = new_run(Net(), steps=count), [100.0], []
+    run.plan = plan
+    monkeypatch.setattr("utils.engine.time.perf_counter", lambda: now[0])
+    step = new_step(run)
+    step.learning_rate = lambda share: asked.append(share) or 0.1
+
+    def taken(run, group):
+        Step.__call__(step, run, group)
+        now[0] += seconds_per_step
+
+    class Taken:
+        world, collect, is_due = WORLD, step.collect, step.is_due
+        stopping = False
+        __call__ = staticmethod(taken)
+
+    epochs = 0
+    while not run.finished:
+        assert train_one_epoch(run, Taken(), batches(count, 2), Log())
+        now[0] += 50.0  # scoring, which is no training
+        run.progress.end_epoch()
+        epochs += 1
+    return run.progress, epochs, asked
+
+
+def test_a_run_of_steps_ends_within_an_epoch(monkeypatch):
+    progress, epochs, asked = limited(monkeypatch, Plan(3, 4, 1, 2, limit=10))
+    assert (progress.step, epochs) == (10, 3)
+    assert asked == pytest.approx([step / 10 for step in range(10)])
+
+
+def test_a_timed_run_follows_the_time_of_its_steps(monkeypatch):
+    plan = Plan(1000, 4, 1, 2, seconds=30.0)
+    progress, epochs, asked = limited(monkeypatch, plan, seconds_per_step=5.0)
+    assert (progress.step, epochs, progress.trained) == (6, 2, 30.0)
+    assert asked == pytest.approx([step / 6 for step in range(6)])
+
+
+def test_a_run_of_epochs_is_as_it_was(monkeypatch):
+    progress, epochs, asked = limited(monkeypatch, Plan(3, 4, 1, 2), seconds_per_step=1.0)
+    assert (progress.step, epochs, progress.trained) == (12, 3, 12.0)
+    assert asked == pytest.approx([step / 12 for step in range(12)])
+
+
+def test_an_ended_run_takes_no_step_before_it_is_scored():
+    run = new_run(Net(), steps=4)
+    run.plan = Plan(1000, 4, 1, 2, seconds=30.0)
+    run.progress.trained, run.progress.step_in_epoch = 31.0, 2  # killed while it was scored
+    assert not run.finished and run.plan.ended(run.progress)
+    assert train_one_epoch(run, new_step(run), batches(2, 2), Log())
+    assert run.progress.step == 0 and run.progress.trained == pytest.approx(31.0, abs=5)
+    run.progress.end_epoch()
+    assert run.finished
+
+
 def scored(networks, loader, **more):
     counts = evaluate(
         networks,

@@ -1,4 +1,6 @@
-"""Learning rates of the published recipes, and what each parameter group gets."""
+"""Learning rates of the published recipes and of others, and what each parameter group gets."""
+
+import math
 
 import pytest
 import torch
@@ -6,7 +8,13 @@ from torch import nn
 
 from utils.optim import build_optimizer, learning_rate, set_learning_rate
 
-RTFORMER = {"base_lr": 4e-4, "end_lr": 1e-6, "power": 1.0, "warmup_steps": 1500, "warmup_lr": 1e-6}
+RTFORMER = {
+    "base_lr": 4e-4,
+    "end_lr": 1e-6,
+    "power": 1.0,
+    "warmup": 1500 / 120000,
+    "warmup_lr": 1e-6,
+}
 
 
 @pytest.mark.parametrize(
@@ -21,12 +29,36 @@ RTFORMER = {"base_lr": 4e-4, "end_lr": 1e-6, "power": 1.0, "warmup_steps": 1500,
     ],
 )
 def test_rtformer_schedule_on_cityscapes(step, expected):
-    assert learning_rate(step, 120000, **RTFORMER) == pytest.approx(expected, rel=1e-4)
+    assert learning_rate(step / 120000, **RTFORMER) == pytest.approx(expected, rel=1e-4)
 
 
 def test_pidnet_schedule_is_poly_from_the_first_step():
-    rates = [learning_rate(s, 1000, base_lr=0.01, power=0.9) for s in (0, 500, 999, 1000)]
+    rates = [learning_rate(s / 1000, base_lr=0.01, power=0.9) for s in (0, 500, 999, 1000)]
     assert rates == pytest.approx([0.01, 0.01 * 0.5**0.9, 0.01 * 0.001**0.9, 0.0])
+
+
+def test_the_cosine_is_half_a_wave_between_warm_up_and_end():
+    settings = {
+        "base_lr": 0.02,
+        "end_lr": 0.01,
+        "kind": "cosine",
+        "warmup": 0.2,
+        "warmup_lr": 0.004,
+    }
+    shares = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    rates = [learning_rate(share, **settings) for share in shares]
+    falling = [0.01 + 0.005 * (1 + math.cos(math.pi * q / 4)) for q in range(5)]
+    assert rates == pytest.approx([0.004, 0.012, *falling])
+    with pytest.raises(ValueError, match="'step' is unknown; accepted: poly, cosine"):
+        learning_rate(0.5, base_lr=1.0, kind="step")
+
+
+@pytest.mark.parametrize("kind", ["poly", "cosine"])
+def test_no_share_leaves_the_bounds(kind):
+    for warmup in (0.0, 0.3, 1.0, 4.0):
+        for share in (0.0, 0.3, 0.999, 1.0, 1.5):
+            rate = learning_rate(share, base_lr=0.1, end_lr=0.01, kind=kind, warmup=warmup)
+            assert 0 <= rate <= 0.1
 
 
 class Net(nn.Module):
