@@ -32,6 +32,11 @@ CASES = {  # name -> network and settings
         "TRAIN.PRECISION bf16 TRAIN.WARMUP_STEPS 5 TRAIN.EMA 0.99",
     ),
     "sgd, ohem, boundary": ("pidnet_s", "TRAIN.EMA 0.99"),
+    "adamw, regions, dropout": (
+        "rtlinearformer_base",
+        "LOSS.DICE 0.5 LOSS.LOVASZ 0.5 LOSS.LABEL_SMOOTHING 0.1 MODEL.OPTIONS.dropout 0.1 "
+        "TRAIN.WARMUP_STEPS 5 TRAIN.EMA 0.99",
+    ),
     "adamw, drawn numbers": (
         "rtlinearformer_base",
         "MODEL.NAME lrformer_t LOSS.AUX_WEIGHTS () TRAIN.WARMUP_STEPS 5 TRAIN.EMA 0.99",
