@@ -1,0 +1,198 @@
+"""Write docs/results.md and its pictures from the records in docs/results/:
+
+    python tools/pages/results_page.py docs/results.yaml [--check]
+
+--check writes nothing and says by its exit status whether the page is current.
+"""
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import _init_paths
+import matplotlib
+import yaml
+from matplotlib.figure import Figure
+
+from utils.records import atomic_file, atomic_write
+from utils.results import by_row, mean_and_spread, read_results
+
+DOCS = _init_paths.ROOT / "docs"
+HEAD = """# Results
+
+<!-- Written by tools/pages/results_page.py; edit that program. -->
+
+Everything on this page was trained and scored by one command, which trains what has no record yet:
+
+    python tools/results.py docs/results.yaml
+
+mIoU in percent, one scale, no flip, whole images. The weights of every run are those that its
+validation list has chosen; the test list was scored once, at the end. Several seeds: mean and
+sample standard deviation. Minutes are those of training, without scoring, on the machine named.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    table = yaml.safe_load(args.table.read_text(encoding="utf-8"))
+    order = list(table["runs"])
+    records = [r for r in read_results(DOCS / "results") if r["name"] in order]
+    records.sort(key=lambda r: order.index(r["name"]))
+    path = DOCS / "results.md"
+    text = "\n".join([HEAD, *sections(records), table.get("notes", "")]).rstrip() + "\n"
+    if args.check:
+        return int(not path.is_file() or path.read_text(encoding="utf-8") != text)
+    atomic_write(path, text)
+    for name, draw in PICTURES.items():
+        if records:
+            with atomic_file(DOCS / "images" / name) as stream:
+                stream.write(draw(records))
+    print(f"wrote {path} from {len(records)} records")
+    return 0
+
+
+def sections(records: list[dict[str, Any]]) -> list[str]:
+    """The tables, where there is a record."""
+    if not records:
+        return ["No run has been finished yet.\n"]
+    return [
+        "![Validation mIoU over training time](images/results_curves.png)\n",
+        overview(records),
+        "## Every class\n",
+        classes(records),
+        *accuracy_and_latency(records),
+    ]
+
+
+def overview(records: list[dict[str, Any]]) -> str:
+    """A line for every row of the table."""
+    lines = [
+        "| Run | Network | Seeds | Epochs | Minutes | Machine | Validation | Test |",
+        "|---|---|--:|--:|--:|---|--:|--:|",
+    ]
+    for _, runs in by_row(records):
+        last = runs[-1]
+        minutes = sum(run["minutes"] for run in runs) / len(runs)
+        machines = ", ".join(dict.fromkeys(run["environment"]["device"] for run in runs))
+        cells = (
+            last["title"],
+            f"`{last['architecture']}`",
+            str(len(runs)),
+            str(last["curve"][-1]["epoch"]),
+            f"{minutes:.1f}",
+            machines,
+            mean_and_spread([run["best"].get("miou") for run in runs]),
+            mean_and_spread([run["test"]["mIoU"] for run in runs]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def classes(records: list[dict[str, Any]]) -> str:
+    """IoU of every class on the test list."""
+    names = list(records[0]["test"]["classes"])
+    lines = [f"| Run | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
+    for _, runs in by_row(records):
+        cells = [
+            mean_and_spread([run["test"]["classes"].get(name, {}).get("IoU") for run in runs])
+            for name in names
+        ]
+        lines.append(f"| {runs[-1]['title']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def accuracy_and_latency(records: list[dict[str, Any]]) -> list[str]:
+    """The picture of accuracy over time per frame, where times of the networks are on record."""
+    points = latency_points(records)
+    if not points:
+        return []
+    text = (
+        "## Accuracy and time\n\n![Test mIoU over measured time](images/results_latency.png)\n\n"
+        "Times are those of [speed.md](speed.md) at 1024x512 on a CPU, up to the class map, in "
+        "float32 by the faster of PyTorch's forms.\n"
+    )
+    return [text]
+
+
+def latency_points(records: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Row -> (milliseconds, test mIoU in percent)."""
+    times: dict[str, float] = {}
+    for file in sorted((DOCS / "records").glob("speed_cpu*.json")):
+        lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
+        for key, line in lines.items():
+            words = key.split()
+            if words[1] in ("eager", "compiled") and words[-2:] == ["fp32", "classes"]:
+                times[words[0]] = min(line["median_ms"], times.get(words[0], float("inf")))
+    return {
+        runs[-1]["title"]: (
+            times[runs[-1]["architecture"]],
+            100 * sum(run["test"]["mIoU"] for run in runs) / len(runs),
+        )
+        for _, runs in by_row(records)
+        if runs[-1]["architecture"] in times
+    }
+
+
+def draw_curves(records: list[dict[str, Any]]) -> bytes:
+    """Validation mIoU over minutes, a line for every run."""
+    figure, axes = _axes()
+    for place, (_, runs) in enumerate(by_row(records)):
+        for number, run in enumerate(runs):
+            minutes, spent = [], 0.0
+            for epoch in run["curve"]:
+                spent += epoch["seconds"] / 60
+                minutes.append(spent)
+            scored = [
+                (m, 100 * e["miou"])
+                for m, e in zip(minutes, run["curve"], strict=True)
+                if e["miou"] is not None
+            ]
+            label = run["title"] if number == 0 else None
+            axes.plot(*zip(*scored, strict=True), color=f"C{place % 10}", label=label)
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel("validation mIoU, %")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return _png(figure)
+
+
+def draw_latency(records: list[dict[str, Any]]) -> bytes:
+    """Test mIoU over milliseconds."""
+    figure, axes = _axes()
+    for title, (milliseconds, miou) in latency_points(records).items():
+        axes.plot(milliseconds, miou, "o")
+        axes.annotate(title, (milliseconds, miou), (4, 4), textcoords="offset points")
+    axes.set_xlabel("class map of 512x1024, float32, CPU, ms")
+    axes.set_ylabel("test mIoU, %")
+    return _png(figure)
+
+
+def _axes():
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()
+
+
+PICTURES = {"results_curves.png": draw_curves, "results_latency.png": draw_latency}
+
+
+if __name__ == "__main__":
+    _init_paths.run_main(main)

@@ -1,0 +1,131 @@
+"""Finished training runs as a small folder of files, and what they say together."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import InputError
+from .records import atomic_write, sha256
+
+PART_BYTES = 15 << 20  # of a weight file; many places take files up to 16 MiB
+KEYS = {"runs": dict, "score": str, "notes": str}
+RUN_KEYS = {"title": str, "cfg": list, "set": dict, "seeds": list, "minutes": (int, float)}
+
+
+class WantedRun(NamedTuple):
+    """One training run of a table.
+
+    Attributes:
+        name: of the row.
+        title: what a reader calls it.
+        seed: SEED.
+        cfg: files, as --cfg takes them.
+        settings: KEY VALUE words behind them.
+        minutes: that it takes by the table, scoring included; None where the table does not say.
+    """
+
+    name: str
+    title: str
+    seed: int
+    cfg: tuple[str, ...]
+    settings: tuple[str, ...]
+    minutes: float | None
+
+    @property
+    def stem(self) -> str:
+        """What its files are called."""
+        return f"{self.name}-{self.seed}"
+
+
+def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
+    """The runs of a table, the most important first: all rows with their first seed, then those
+    that have a second one, and so on.
+
+    Args:
+        table: "score", the list that finished runs are scored on, once; "runs": name -> "title",
+            "cfg" (files), "set" (KEY: value), "seeds", "minutes"; "notes", text for the page.
+        origin: the file it is from.
+
+    Raises:
+        ValueError: something is missing, unknown or of another kind.
+    """
+    _check_keys(table, KEYS, {"runs", "score"}, origin)
+    runs = []
+    for name, row in table["runs"].items():
+        where = f"{origin}, runs: {name}"
+        if not isinstance(row, dict):
+            raise InputError(f"{where} is {row!r}; accepted: {', '.join(RUN_KEYS)}")
+        _check_keys(row, RUN_KEYS, {"cfg"}, where)
+        seeds = row.get("seeds", [304])
+        if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+            raise InputError(f"{where}: seeds is {seeds}; accepted: whole numbers, 0 or more")
+        settings = [word for key, value in row.get("set", {}).items() for word in (key, str(value))]
+        for place, seed in enumerate(seeds):
+            run = WantedRun(
+                str(name),
+                row.get("title", str(name)),
+                seed,
+                tuple(map(str, row["cfg"])),
+                tuple(settings),
+                row.get("minutes"),
+            )
+            runs.append((place, run))
+    return [run for _, run in sorted(runs, key=lambda item: item[0])]
+
+
+def _check_keys(
+    found: Mapping[str, Any], known: Mapping[str, Any], needed: set[str], origin: str
+) -> None:
+    for key, value in found.items():
+        if key not in known:
+            raise InputError(f"{origin}: unknown key {key}; accepted: {', '.join(known)}")
+        if not isinstance(value, known[key]) or isinstance(value, bool):
+            kind = getattr(known[key], "__name__", "number")
+            raise InputError(f"{origin}: {key} is {value!r}; it must be a {kind}")
+    if missing := sorted(needed - found.keys()):
+        raise InputError(f"{origin} has no {missing[0]}")
+
+
+def split_file(source: Path, folder: Path, stem: str) -> dict[str, Any]:
+    """Copy a file in parts that are small enough for any place.
+
+    Returns:
+        "files", their names below `folder`, which joined give a file of the digest "sha256".
+    """
+    data = source.read_bytes()
+    parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+    names = [stem] if len(parts) == 1 else [f"{stem}.{number:02d}" for number in range(len(parts))]
+    for name, part in zip(names, parts, strict=True):
+        atomic_write(folder / name, part)
+    return {"files": names, "sha256": sha256(source)}
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The records in a folder, sorted by name and seed. Raises ValueError for what is none."""
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            record["name"], record["seed"], record["test"]["mIoU"], record["weights"]["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no record of a finished run; remove it") from error
+        records.append(record)
+    return sorted(records, key=lambda record: (record["name"], record["seed"]))
+
+
+def by_row(records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(name, its records) of every row that has any."""
+    for name in dict.fromkeys(record["name"] for record in records):
+        yield name, [record for record in records if record["name"] == name]
+
+
+def mean_and_spread(values: Sequence[float | None]) -> str:
+    """Fractions as percent: `61.2` of one, `61.2 ± 0.4` (sample standard deviation) of several, ""
+    of none."""
+    known = [100 * v for v in values if v is not None and math.isfinite(v)]
+    if len(known) < 2:
+        return f"{known[0]:.1f}" if known else ""
+    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}"
