@@ -128,6 +128,9 @@ def _test() -> CfgNode:
     c.SLIDE = ()  # (width, height) of a sliding window; () is the whole image
     c.STRIDE = ()  # (width, height) between windows; () is two thirds of the window
     c.PAD = False  # pad images to the size that the network can take
-    c.OVERLAYS = 4  # pictures (image, truth, prediction) written by an evaluation
+    c.BOUNDARY = False  # also the F1 score of outlines, within 0.75 % of the image's diagonal
+    c.PER = "none"  # also scores of parts of the list: none | folder | prefix (before the first _)
+    # pictures (image, truth, prediction, errors) written by an evaluation; 0 draws no matrix either
+    c.OVERLAYS = 4
     c.SUBMISSION = False  # write label images in the test server's ids
     return c

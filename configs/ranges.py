@@ -114,6 +114,7 @@ def check(c: CfgNode, origins: dict[str, str]) -> None:
     for section in ("TRAIN", "TEST"):
         choice(f"{section}.PRECISION", c[section].PRECISION, "auto", "fp32", "bf16", "fp16")
     runtimes = ("torch", "eager", "graph", "compiled", "onnxruntime", "openvino")
+    choice("TEST.PER", c.TEST.PER, "none", "folder", "prefix")
     choice("TEST.RUNTIME", c.TEST.RUNTIME, *runtimes)
     for name in ("BATCH_SIZE_PER_GPU", "ACCUMULATE", "END_EPOCH", "EVAL_EVERY", "LOG_EVERY"):
         positive(f"TRAIN.{name}", c.TRAIN[name])

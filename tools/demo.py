@@ -46,7 +46,7 @@ def main() -> int:
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(f"""
 Done in {minutes} min {seconds} s. Look at
-  {folder}/overlays_100000-100100/   scenes no training saw: image, truth, prediction
+  {folder}/overlays_100000-100100/   scenes no training saw: image, truth, prediction, errors
   {folder}/curve.png                 loss and mIoU over the epochs
   {folder}/eval_100000-100100.txt    IoU, precision and recall of every class
   {speed}                milliseconds and frames per second on this machine

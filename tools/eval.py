@@ -4,8 +4,9 @@
         DATASET.ROOT data/ DATASET.TEST_SET list/camvid/test.lst TEST.MODEL_FILE best.pt
 
 Prints a table of every class and `mIoU NN.NN` (percent), and writes into the run folder
-eval_<list>.json, eval_<list>.txt and TEST.OVERLAYS pictures (image, truth, prediction). Named
-weights and changed settings follow the list's name, so that evaluations keep apart. Without
+eval_<list>.json, eval_<list>.txt, confusion_<list>.png and TEST.OVERLAYS pictures (image, truth,
+prediction, errors). Named weights and changed settings follow the list's name, so that evaluations
+keep apart. TEST.BOUNDARY True scores outlines too, TEST.PER sequences or folders. Without
 TEST.MODEL_FILE it takes best.pt of the run folder. For a list without labels it writes the
 predictions as the test server expects them, called as the images are; TEST.SUBMISSION True does so
 for any list.
@@ -34,6 +35,7 @@ from builders import (
 )
 from checks import check_folder, check_test_batch
 from manifest import published_score
+from measures import Measures
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -49,10 +51,10 @@ from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
 from utils.names import distinct_files, file_stem
 from utils.records import atomic_write, environment, sha256, write_json
-from utils.visualize import side_by_side, write_png
+from utils.visualize import error_map, plot_confusion, side_by_side, write_png
 
 # Settings of TEST that change no score.
-NO_SCORING = ("MODEL_FILE", "BATCH_SIZE_PER_GPU", "OVERLAYS", "SUBMISSION")
+NO_SCORING = ("MODEL_FILE", "BATCH_SIZE_PER_GPU", "OVERLAYS", "SUBMISSION", "BOUNDARY", "PER")
 # What a record says of an evaluation that the same evaluation, run again, would say.
 IDENTITY = (
     "architecture dataset root test_set labels size weights views resize precision runtime".split()
@@ -93,7 +95,12 @@ def main() -> int:
     record = describe(args, config, model, dataset, path, views, deployment)
     name = record_name(config, get_config(args.cfg), folder)
     name = name_of_its_own(folder, name, record)
-    writer = PictureWriter(config, dataset, folder, name)
+    writer, measures = PictureWriter(config, dataset, folder, name), Measures(config, dataset)
+
+    def on_batch(batch: dict[str, Any], prediction: Tensor) -> None:
+        writer(batch, prediction)
+        measures(batch, prediction)
+
     confusion = evaluate(
         {"": network},
         loader,
@@ -101,7 +108,7 @@ def main() -> int:
             meta.num_classes, meta.class_names, meta.ignore_label, world.device
         ),
         world=world,
-        on_batch=writer,
+        on_batch=on_batch,
         **views,
     )[""]
 
@@ -110,8 +117,12 @@ def main() -> int:
         print(remark)
     if dataset.labelled:
         table = confusion.table() + "\n\n" + confusion.summary()
+        table = "\n".join(filter(None, (table, measures.text())))
         atomic_write(folder / f"eval_{name}.txt", table + "\n")
-        record["scores"] = confusion.to_dict()
+        record["scores"] = confusion.to_dict() | measures.record()
+        if config.TEST.OVERLAYS:
+            counts, listed = confusion.matrix.cpu().numpy(), list_name(config, "TEST_SET")
+            plot_confusion(counts, meta.class_names, folder / f"confusion_{name}.png", listed)
         print(table)
         if published := published_score(path):
             print(published)
@@ -242,8 +253,11 @@ class PictureWriter:
             if self.seen in self.chosen:
                 scene = self.dataset.load(self.seen)
                 maps = [m for m in (scene.label, classes[index]) if m is not None]
-                picture = side_by_side(scene.image, [self.meta.colorize(m) for m in maps])
-                write_png(self.overlays / file, picture)
+                panels = [self.meta.colorize(m) for m in maps]
+                if scene.label is not None:
+                    ignored = self.meta.ignore_label
+                    panels.append(error_map(classes[index], scene.label, ignored))
+                write_png(self.overlays / file, side_by_side(scene.image, panels))
             if self.submission is not None:
                 answer = self.meta.decode(classes[index], self.encoding)
                 write_png(self.submission / file, answer)

@@ -1,4 +1,4 @@
-"""Pictures: results beside their image, and the course of a run."""
+"""Pictures: results beside their image, confusions, and the course of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +26,40 @@ def side_by_side(
     panels = [image, *(cv2.addWeighted(o, opacity, image, 1 - opacity, 0) for o in overlays)]
     gap = np.full((image.shape[0], 6, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (panel, gap)][:-1])
+
+
+def error_map(prediction: np.ndarray, label: np.ndarray, ignore_label: int) -> np.ndarray:
+    """Class indices (H, W) -> (H, W, 3) RGB: white where right, red where not, ignored black."""
+    colors = np.array([(255, 255, 255), (220, 20, 20), (0, 0, 0)], np.uint8)
+    return colors[np.where(label == ignore_label, 2, prediction != label)]
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path, scored: str) -> None:
+    """Draw what each true class (a row) was taken for, in percent of its pixels.
+
+    `scored` names the list. Cells have numbers where there is room for them.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    count = len(names)
+    side = min(24.0, 3 + 0.45 * count)
+    with matplotlib.rc_context({"font.size": 9 if count <= 40 else 5}):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(f"{scored}: of each true class, % of its pixels", loc="left")
+        figure.colorbar(image, ax=axes, shrink=0.6)
+        if count <= 40:
+            for (row, column), share in np.ndenumerate(shares):
+                color = "white" if share > 55 else "black"
+                if share >= 0.5:
+                    axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=color)
+        with atomic_file(path) as stream:
+            figure.savefig(stream, format="png", dpi=110)
 
 
 def write_png(path: str | Path, picture: np.ndarray) -> None:

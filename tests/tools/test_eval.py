@@ -45,7 +45,8 @@ def test_best_weights_give_the_score_that_training_reported(trained, call, tiny)
     assert "precision" in (folder / "eval_100-104.txt").read_text()
     pictures = sorted((folder / "overlays_100-104").iterdir())
     assert [p.stem for p in pictures] == ["scene_000100", "scene_000103"]
-    assert cv2.imread(str(pictures[0])).shape == (64, 3 * 96 + 2 * 6, 3)
+    assert cv2.imread(str(pictures[0])).shape == (64, 4 * 96 + 3 * 6, 3)
+    assert cv2.imread(str(folder / "confusion_100-104.png")).shape[0] > 400
 
 
 def test_views_and_windows_run_and_are_recorded(trained, call, tiny):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from utils.visualize import plot_curve, side_by_side, write_png
+from utils.visualize import error_map, plot_confusion, plot_curve, side_by_side, write_png
 
 
 def test_overlays_stand_beside_their_image(tmp_path):
@@ -50,3 +50,27 @@ def test_the_curve_names_the_list_that_was_scored(tmp_path, monkeypatch):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0, "miou": 0.5}\n')
     plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", "val.lst")
     assert labels == ["training loss", "mIoU on val.lst, %"]
+
+
+def test_errors_are_red_and_ignored_pixels_black():
+    label = np.array([[0, 1, 255]], np.uint8)
+    picture = error_map(np.array([[0, 2, 2]], np.uint8), label, 255)
+    assert picture.tolist() == [[[255, 255, 255], [220, 20, 20], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("count", [2, 19, 150])
+def test_a_confusion_matrix_is_drawn_with_its_names(tmp_path, monkeypatch, count):
+    seen = []
+    original = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: seen.append(figure) or original(figure, *a, **k)
+    )
+    matrix = np.eye(count) * 30
+    matrix[0, 1] = 10
+    matrix[1] = 0  # a class that the truth lacks
+    plot_confusion(matrix, [f"class {i}" for i in range(count)], tmp_path / "c.png", "val.lst")
+    axes = seen[0].axes[0]
+    assert axes.images[0].get_array()[0, :2].tolist() == [75, 25]
+    assert [label.get_text() for label in axes.get_yticklabels()][-1] == f"class {count - 1}"
+    assert [text.get_text() for text in axes.texts[:2]] == (["75", "25"] if count < 41 else [])
+    assert min(cv2.imread(str(tmp_path / "c.png")).shape[:2]) > 300
