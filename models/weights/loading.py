@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..registry import is_known, resolve_name
 from . import readers
 from .convert import convert_state_dict
+from .partial import start_from_rtformer
 from .readers import Checkpoint
 from .rtlinearformer import EARLIER, complete_options, is_earlier
 
@@ -38,7 +39,8 @@ def load_weights(
         model: a network in its training form (before `fuse`). Unchanged if anything is wrong.
         source: torch.save file (bare state dict or training checkpoint), Paddle .pdparams or
             .safetensors; or what `read_checkpoint` made of it.
-        reset: submodules that keep their present values, such as ("head", "aux_head").
+        reset: submodules that keep their present values, such as ("head", "aux_head"). An
+            RTLinearFormer takes what RTFormer weights have in common with it, all else reset.
         inference: heads that only training uses may be absent from the file as a whole.
 
     Returns:
@@ -49,6 +51,14 @@ def load_weights(
         ValueError: the file is no checkpoint that is accepted, or does not fit the model exactly.
     """
     found = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    start = None if inference else start_from_rtformer(model, found.tensors, reset, str(found.path))
+    if start is not None:
+        ignored = {**found.ignored, **start.ignored}
+        tensors, report = convert_state_dict(
+            model, start.tensors, reset, ignored=ignored, source=str(found.path)
+        )
+        model.load_state_dict(tensors, strict=True)
+        return f"{start.report}; {report.partition('; its keys')[0]}"
     theirs, ours = found.facts.get("architecture"), getattr(model, "architecture", "")
     if ours and is_known(theirs) and resolve_name(theirs) != ours:
         raise InputError(f"{found.path} holds {resolve_name(theirs)}, the model is {ours}")
