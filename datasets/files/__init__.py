@@ -1,5 +1,6 @@
 """List files and pixels from disk; whatever is wrong with them is said with the file's name."""
 
+from .clips import Clip, is_video
 from .headers import Header, orientation_of, read_header
 from .lists import REPOSITORY_DATA, Entry, find_list, read_list, root_problem, scan_list
 from .paths import file_problem
@@ -8,10 +9,12 @@ from .text import read_text
 
 __all__ = [
     "REPOSITORY_DATA",
+    "Clip",
     "Entry",
     "Header",
     "file_problem",
     "find_list",
+    "is_video",
     "orientation_of",
     "read_header",
     "read_image",

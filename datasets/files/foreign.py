@@ -27,6 +27,7 @@ _TEXTS = (
     (b"<!doctype html", "an HTML page"),
     (b"<html", "an HTML page"),
 )
+MEDIA = "a video or another media file"
 _JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 _JPEG_XL = (b"\x00\x00\x00\x0cJXL \r\n\x87\n", b"\xff\x0a")
 _LOSSLESS_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)  # numbers of TIFF's compressions
@@ -95,7 +96,7 @@ def _of_brand(data: bytes) -> str | None:
         return "an AVIF"
     if any(brand in brands for brand in (b"hei", b"hev", b"mif1", b"msf1")):
         return "a HEIC"
-    return "a video or another media file"
+    return MEDIA
 
 
 def _riff_chunks(data: bytes) -> list[bytes]:

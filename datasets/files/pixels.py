@@ -36,16 +36,25 @@ _TO_RGB = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def read_image(path: str | Path, source: str | None = None) -> np.ndarray:
+def read_image(
+    path: str | Path, source: str | None = None, most_pixels: int | None = None
+) -> np.ndarray:
     """Decode a photograph to (H, W, 3) uint8 RGB, upright as its EXIF orientation says (not AVIF).
 
     Of 16 bits per value the upper 8 are kept, of four bands the first three.
+
+    Args:
+        most_pixels: for files of strangers: what has more is refused by its header, before it is
+            decoded, and so is a file whose header cannot be read. None: what OpenCV reads.
 
     Raises DataError naming `source` (default: the path) for missing, empty, cut or broken files,
     and for those that are no photograph of up to 16 bits.
     """
     source = source or str(path)
-    data = read_whole(Path(path), source)
+    data = _read_bytes(Path(path), source)
+    if most_pixels is not None:
+        _check_pixels(data, source, most_pixels)
+    _check_whole(data, source)
     if data.startswith(TIFF):  # OpenCV decodes some of these to nonsense
         _check_photograph(read_header(data), source)
     picture = _decode_photograph(data, source)
@@ -199,20 +208,39 @@ def _not_decoded(data: bytes, source: str, accepted: str) -> str:
     return f"{source} cannot be decoded; it is damaged or not an image"
 
 
+def _check_pixels(data: bytes, source: str, most: int) -> None:
+    header = read_header(data)
+    if header is None:
+        raise DataError(_not_decoded(data, source, _READABLE))
+    height, width = header.size
+    if height * width > most:
+        raise DataError(
+            f"{source} has {height}x{width} = {height * width} pixels; at most {most} are read"
+        )
+
+
 def read_whole(path: Path, source: str) -> bytes:
     """All bytes of a file. Raises DataError where it cannot be read, or is a cut PNG or JPEG."""
+    data = _read_bytes(path, source)
+    _check_whole(data, source)
+    return data
+
+
+def _read_bytes(path: Path, source: str) -> bytes:
     problem = file_problem(path)
     if problem:
         raise DataError(f"{source} {problem}")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{source} cannot be read ({error.strerror})") from None
+
+
+def _check_whole(data: bytes, source: str) -> None:
     if data.startswith(PNG):
         _check_png(data, source)
     elif data.startswith(JPEG):
         _check_jpeg(data, source)
-    return data
 
 
 def _check_png(data: bytes, source: str) -> None:
