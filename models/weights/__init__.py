@@ -7,16 +7,20 @@ from .convert import (
     recognise,
     rename_for,
 )
+from .found import Found, describe, find_trained
 from .loading import load_weights, read_checkpoint
 from .readers import Checkpoint
 from .trained import Trained, load_trained
 
 __all__ = [
     "Checkpoint",
+    "Found",
     "Trained",
     "absent_training_heads",
     "class_count",
     "convert_state_dict",
+    "describe",
+    "find_trained",
     "load_trained",
     "load_weights",
     "read_checkpoint",

@@ -9,9 +9,9 @@ import io
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -30,6 +30,7 @@ from .stored import (
     storage_of,
 )
 
+T = TypeVar("T")
 ACCEPTED = "a torch checkpoint (.pt, .pth, .pth.tar), a Paddle .pdparams file or .safetensors"
 MAX_BYTES = 8 << 30  # of a file, and of all that it unpacks to
 
@@ -87,6 +88,17 @@ def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) ->
         FileNotFoundError: no such file.
         ValueError: a directory, empty, too large, damaged, hostile, or no checkpoint.
     """
+    return _opened(path, lambda *found: _find_weights(Path(path), *found, also or {}))
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """What a file says beside its weights, under the names of FACTS; in a zip of torch.save the
+    weights stay unread. Raises as `read_checkpoint`."""
+    return _opened(path, lambda content, _: _unwrap(content, FACTS)[1])
+
+
+def _opened(path: str | Path, use: Callable[[Any, Any], T]) -> T:
+    """What `use` makes of the content of a file and of what reads its storages."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected {ACCEPTED}")
@@ -100,8 +112,7 @@ def read_checkpoint(path: str | Path, also: Mapping[str, type] | None = None) ->
         if size > MAX_BYTES:
             raise UnfitError(f"has {size} bytes, more than the {MAX_BYTES} that are read")
         with path.open("rb") as stream:
-            content, storage_bytes = _read(stream, size)
-            return _find_weights(path, content, storage_bytes, also or {})
+            return use(*_read(stream, size))
     except UnfitError as error:
         raise InputError(f"{path} {error}") from None
     except PermissionError:
