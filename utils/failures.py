@@ -15,15 +15,21 @@ def sentence_about(error: Exception) -> str | None:
     return _memory(error) or _processes(error)
 
 
-def _memory(error: Exception) -> str | None:
+def memory_failure(error: Exception) -> str | None:
+    """That memory has run out, if that is what `error` says."""
     if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, str(error)):
         return None
     where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "this machine"
     first = (str(error).strip().splitlines() or ["no room"])[0]
-    return (
-        f"{where} has no memory left ({first}); in training lower TRAIN.BATCH_SIZE_PER_GPU and "
-        "raise TRAIN.ACCUMULATE by as much (--probe tells what fits) or lower TRAIN.IMAGE_SIZE, in "
-        f"evaluation lower TEST.BATCH_SIZE_PER_GPU or set TEST.SLIDE. {GOES_ON}"
+    return f"{where} has no memory left ({first})"
+
+
+def _memory(error: Exception) -> str | None:
+    failure = memory_failure(error)
+    return failure and (
+        f"{failure}; in training lower TRAIN.BATCH_SIZE_PER_GPU and raise TRAIN.ACCUMULATE by as "
+        "much (--probe tells what fits) or lower TRAIN.IMAGE_SIZE, in evaluation lower "
+        f"TEST.BATCH_SIZE_PER_GPU or set TEST.SLIDE. {GOES_ON}"
     )
 
 
