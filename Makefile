@@ -4,7 +4,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests marked "alone" watch memory or signals and run one at a time, after the others.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: setup demo lint quick test test-all
+.PHONY: setup demo web lint quick test test-all
 
 setup: .venv/requirements.txt
 
@@ -16,6 +16,14 @@ setup: .venv/requirements.txt
 
 demo: setup
 	$(BIN)/python tools/demo.py
+
+# The pins hold for what the extra brings along, too.
+web: .venv/demo
+	$(BIN)/python tools/web.py
+
+.venv/demo: .venv/requirements.txt setup.py
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.txt -e ".[demo]"
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 
-def _sentence(error: Exception) -> str | None:
+def sentence_of(error: Exception) -> str | None:
     """What is wrong with the input or the machine; None where it is a fault of the program."""
     worlds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     if isinstance(error, OSError) or worlds & OURS:
@@ -45,7 +45,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception as error:  # noqa: BLE001  (all of them are told; none goes on)
-        if "RTSEG_DEBUG" in os.environ or (sentence := _sentence(error)) is None:
+        if "RTSEG_DEBUG" in os.environ or (sentence := sentence_of(error)) is None:
             traceback.print_exc()  # not raised: what Python keeps of it outlives what ends at exit
             status = 1
         else:
