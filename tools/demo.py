@@ -50,7 +50,8 @@ Done in {minutes} min {seconds} s. Look at
   {folder}/curve.png                 loss and mIoU over the epochs
   {folder}/eval_100000-100100.txt    IoU, precision and recall of every class
   {speed}                milliseconds and frames per second on this machine
-Next: README.md, "Train on CamVid", or another network on the same scenes, by the same recipe:
+Next: `make web`, a page that shows what the network makes of pictures of yours; README.md, "Train
+on CamVid"; or another network on the same scenes, by the same recipe:
   python tools/train.py --cfg {CONFIG} MODEL.NAME pidnet_s OUTPUT_DIR output/pidnet""")
     return 0
 
