@@ -81,6 +81,6 @@ class PublishedLoading:
         return image.transpose(2, 0, 1)
 
     def flip(self, arrays: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        if self.rule.flip and rng.random() < 0.5:
+        if self.rule.flip == "random" and rng.random() < 0.5:
             arrays = [array[..., ::-1] for array in arrays]
         return tuple(array.copy() for array in arrays)
