@@ -31,7 +31,7 @@ from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.logger import read_metrics
 from utils.records import require_folder, write_json
-from utils.results import WantedRun, read_results, split_file, wanted_runs
+from utils.results import WantedRun, join_file, read_results, split_file, wanted_runs
 
 STATE = _init_paths.ROOT / "docs" / "results"
 GRACE = 120  # seconds that a training run gets to save and end
@@ -52,13 +52,14 @@ def main() -> int:
             print(f"{run.stem}: done", flush=True)
             continue
         left = None if end is None else (end - time.monotonic()) / 60
-        if left is not None and (left <= 0 or (run.minutes or 0) > left):
+        config, _ = configuration(run, args)
+        if left is not None and (left <= 0 or (run.minutes or config.TRAIN.MINUTES) > left):
             print(f"{run.stem}: left out, {max(0, left):.1f} minutes are left", flush=True)
             continue
         if not train(run, args, end):
             print(f"{run.stem}: stopped, what it has saved is kept; the same command goes on")
             continue
-        write_json(args.state / f"{run.stem}.json", finish(run, args, table["score"]))
+        write_json(args.state / f"{run.stem}.json", finish(run, args))
     page = [sys.executable, str(_init_paths.ROOT / "tools/pages/results_page.py"), str(args.table)]
     if args.state == STATE:
         return subprocess.run(page, check=False).returncode
@@ -80,7 +81,8 @@ def words(run: WantedRun, args: argparse.Namespace) -> list[str]:
     """--cfg and settings of a run, as train.py and eval.py take them."""
     files = [word for file in run.cfg for word in ("--cfg", file)]
     work = (args.work / run.stem).as_posix()
-    return [*files, *run.settings, *args.opts, "SEED", str(run.seed), "OUTPUT_DIR", work]
+    start = ["MODEL.PRETRAINED", f"{args.work.as_posix()}/{run.start}.pt"] if run.start else []
+    return [*files, *run.settings, *args.opts, *start, "SEED", str(run.seed), "OUTPUT_DIR", work]
 
 
 def configuration(run: WantedRun, args: argparse.Namespace) -> tuple[Any, Path]:
@@ -92,6 +94,14 @@ def configuration(run: WantedRun, args: argparse.Namespace) -> tuple[Any, Path]:
 
 def train(run: WantedRun, args: argparse.Namespace, end: float | None) -> bool:
     """Whether the run has come to its end before `end`; it goes on from an earlier attempt."""
+    if run.start:
+        first = next((r for r in read_results(args.state) if stem_of(r) == run.start), None)
+        if first is None:
+            print(
+                f"{run.stem}: left out, it starts from {run.start}, which is not done", flush=True
+            )
+            return False
+        join_file(first, args.state, args.work / f"{run.start}.pt")
     command = ["tools/train.py", *words(run, args), "TRAIN.RESUME", "True"]
     process = start(command)
     try:
@@ -112,17 +122,17 @@ def train(run: WantedRun, args: argparse.Namespace, end: float | None) -> bool:
     return True
 
 
-def finish(run: WantedRun, args: argparse.Namespace, scored: str) -> dict[str, Any]:
+def finish(run: WantedRun, args: argparse.Namespace) -> dict[str, Any]:
     """Score a trained run, keep its weights in half precision, and say all about it."""
     _, folder = configuration(run, args)
-    command = ["tools/eval.py", *words(run, args), "DATASET.TEST_SET", scored]
+    command = ["tools/eval.py", *words(run, args), "DATASET.TEST_SET", run.score]
     before = set(folder.glob("eval_*.json"))
     if start(command).wait():
-        raise InputError(f"{run.stem}: scoring on {scored} failed; see above")
+        raise InputError(f"{run.stem}: scoring on {run.score} failed; see above")
     (file,) = set(folder.glob("eval_*.json")) - before or {newest(folder)}
     evaluation = json.loads(file.read_text(encoding="utf-8"))
     if "scores" not in evaluation:
-        raise InputError(f"{run.stem}: score {scored} names no labels")
+        raise InputError(f"{run.stem}: score {run.score} names no labels")
     metrics = read_metrics(folder / "metrics.jsonl")
     checkpoint = read_checkpoint(folder / "best.pt")
     half = {k: v.half() if v.is_floating_point() else v for k, v in checkpoint.tensors.items()}
@@ -134,7 +144,7 @@ def finish(run: WantedRun, args: argparse.Namespace, scored: str) -> dict[str, A
         "command": ["python", "tools/train.py", *words(run, args)],
         "config": (folder / "config.yaml").read_text(encoding="utf-8"),
         "architecture": evaluation["architecture"],
-        "scored": scored,
+        "scored": run.score,
         "best": checkpoint.facts.get("score", {}),
         "test": evaluation["scores"],
         "views": evaluation["views"],
@@ -143,6 +153,11 @@ def finish(run: WantedRun, args: argparse.Namespace, scored: str) -> dict[str, A
         "weights": split_file(folder / "half.pt", args.state, f"{run.stem}.pt"),
         "environment": evaluation["environment"],
     }
+
+
+def stem_of(record: dict[str, Any]) -> str:
+    """What the files of a record are called."""
+    return f"{record['name']}-{record['seed']}"
 
 
 def newest(folder: Path) -> Path:

@@ -72,9 +72,12 @@ def check_belongs(
     class_names: Sequence[str],
     options: dict[str, Any],
 ) -> None:
-    """Raise ValueError if a checkpoint was trained on another dataset or with other options."""
+    """Raise ValueError if a checkpoint was trained on other classes or with other options.
+
+    Two datasets may have the same classes: drawn scenes have those of CamVid.
+    """
     theirs = list(checkpoint["class_names"])
-    if checkpoint["dataset"] != dataset or theirs != list(class_names):
+    if theirs != list(class_names):
         raise InputError(
             f"{path} was trained on {checkpoint['dataset']} ({len(theirs)} classes); "
             f"DATASET.DATASET is {dataset} ({len(class_names)} classes). To fine-tune, train with "

@@ -1,5 +1,6 @@
 """Finished training runs as a small folder of files, and what they say together."""
 
+import hashlib
 import json
 import math
 import statistics
@@ -12,7 +13,10 @@ from .records import atomic_write, sha256
 
 PART_BYTES = 15 << 20  # of a weight file; many places take files up to 16 MiB
 KEYS = {"runs": dict, "score": str, "notes": str}
-RUN_KEYS = {"title": str, "cfg": list, "set": dict, "seeds": list, "minutes": (int, float)}
+RUN_KEYS = {
+    "title": str, "cfg": list, "set": dict, "seeds": list, "minutes": (int, float), "score": str,
+    "start": str,
+}  # fmt: skip
 
 
 class WantedRun(NamedTuple):
@@ -25,6 +29,8 @@ class WantedRun(NamedTuple):
         cfg: files, as --cfg takes them.
         settings: KEY VALUE words behind them.
         minutes: that it takes by the table, scoring included; None where the table does not say.
+        score: list that it is scored on at its end.
+        start: stem of the run whose weights it starts from; "" for none.
     """
 
     name: str
@@ -33,6 +39,8 @@ class WantedRun(NamedTuple):
     cfg: tuple[str, ...]
     settings: tuple[str, ...]
     minutes: float | None
+    score: str
+    start: str
 
     @property
     def stem(self) -> str:
@@ -46,14 +54,15 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
 
     Args:
         table: "score", the list that finished runs are scored on, once; "runs": name -> "title",
-            "cfg" (files), "set" (KEY: value), "seeds", "minutes"; "notes", text for the page.
+            "cfg" (files), "set" (KEY: value), "seeds", "minutes", a "score" of its own, "start"
+            (an earlier row, whose weights it starts from); "notes", text for the page.
         origin: the file it is from.
 
     Raises:
         ValueError: something is missing, unknown or of another kind.
     """
     _check_keys(table, KEYS, {"runs", "score"}, origin)
-    runs = []
+    runs, seen = [], {}
     for name, row in table["runs"].items():
         where = f"{origin}, runs: {name}"
         if not isinstance(row, dict):
@@ -63,6 +72,10 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
         if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
             raise InputError(f"{where}: seeds is {seeds}; accepted: whole numbers, 0 or more")
         settings = [word for key, value in row.get("set", {}).items() for word in (key, str(value))]
+        start = row.get("start", "")
+        if start and start not in seen:
+            raise InputError(f"{where}: start is {start}; accepted: a row above it")
+        seen[str(name)] = seeds[0]
         for place, seed in enumerate(seeds):
             run = WantedRun(
                 str(name),
@@ -71,6 +84,8 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
                 tuple(map(str, row["cfg"])),
                 tuple(settings),
                 row.get("minutes"),
+                row.get("score", table["score"]),
+                f"{start}-{seen[start]}" if start else "",
             )
             runs.append((place, run))
     return [run for _, run in sorted(runs, key=lambda item: item[0])]
@@ -101,6 +116,15 @@ def split_file(source: Path, folder: Path, stem: str) -> dict[str, Any]:
     for name, part in zip(names, parts, strict=True):
         atomic_write(folder / name, part)
     return {"files": names, "sha256": sha256(source)}
+
+
+def join_file(record: Mapping[str, Any], folder: Path, target: Path) -> None:
+    """Write the file behind a record's "weights". Raises ValueError where parts are not whole."""
+    told = record["weights"]
+    data = b"".join((folder / name).read_bytes() for name in told["files"])
+    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        raise InputError(f"{', '.join(told['files'])} in {folder} are not what the record tells of")
+    atomic_write(target, data)
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

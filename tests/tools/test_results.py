@@ -87,6 +87,7 @@ def test_time_that_is_up_stops_a_run_with_its_checkpoint(place, run, tmp_path):
         ({"score": "a.lst", "runs": {"a": {"set": {}}}}, "has no cfg"),
         ({"score": "a.lst", "runs": {"a": {"cfg": CFG}}}, "cfg is"),
         ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "seeds": [-1]}}}, "seeds is"),
+        ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "start": "b"}}}, "a row above it"),
         ({"score": "a.lst", "runs": {"a": None}}, "is None"),
         ({"runs": {}}, "has no score"),
         ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "minutes": True}}}, "minutes is True"),
@@ -102,6 +103,26 @@ def test_a_wrong_setting_is_refused_before_anything_is_trained(place, refuses, t
     good, bad = {"cfg": [CFG], "set": SMALL}, {"cfg": [CFG], "set": {"TRAIN.EPOCHS": 2}}
     refuses(["TRAIN.EPOCHS"], "tools/results.py", *place(good=good, bad=bad))
     assert not (tmp_path / "work").exists() and not (tmp_path / "state").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_weights_of_another(place, run, tmp_path):
+    short = SMALL | {"TRAIN.END_EPOCH": 1}
+    arguments = place(
+        first={"cfg": [CFG], "set": short, "score": "300:302"},
+        second={"cfg": [CFG], "set": short | {"TRAIN.LR": 1e-6}, "start": "first"},
+    )
+    run("tools/results.py", *arguments)
+    first, second = read_results(tmp_path / "state")
+    assert (first["scored"], second["scored"]) == ("300:302", "200:204")
+    assert "first-304.pt" in second["config"]
+    a, b = (
+        load_trained(tmp_path / "state" / r["weights"]["files"][0]).model for r in (first, second)
+    )
+    far = max(
+        float((p - q).abs().max()) for p, q in zip(a.parameters(), b.parameters(), strict=True)
+    )
+    assert 0 < far < 1e-2  # as near as a step of such a rate and half precision leave them
 
 
 def test_rows_come_before_further_seeds():
