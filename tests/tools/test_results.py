@@ -120,7 +120,8 @@ def test_a_run_starts_from_the_weights_of_another(place, run, tmp_path):
         load_trained(tmp_path / "state" / r["weights"]["files"][0]).model for r in (first, second)
     )
     far = max(
-        float((p - q).abs().max()) for p, q in zip(a.parameters(), b.parameters(), strict=True)
+        float((p - q).detach().abs().max())
+        for p, q in zip(a.parameters(), b.parameters(), strict=True)
     )
     assert 0 < far < 1e-2  # as near as a step of such a rate and half precision leave them
 

@@ -168,13 +168,14 @@ def test_what_does_not_belong_to_the_run_is_refused(tmp_path):
         resume(path)
 
 
-def test_dataset_classes_and_options_must_be_the_same():
+def test_classes_and_options_must_be_the_same():
     own = {"dataset": "camvid", "class_names": ("road", "sky"), "options": {"scales": (3, 5)}}
     check_belongs(CONTENT, "best.pt", **own)
     with pytest.raises(ValueError, match=r"best\.pt was trained on camvid \(2 classes\).*RESET"):
         check_belongs(CONTENT, "best.pt", **own | {"class_names": ("sky", "road")})
-    with pytest.raises(ValueError, match=r"trained on camvid.*DATASET\.DATASET is synthetic"):
-        check_belongs(CONTENT, "best.pt", **own | {"dataset": "synthetic"})
+    check_belongs(
+        CONTENT, "best.pt", **own | {"dataset": "synthetic"}
+    )  # whose classes may be these
     with pytest.raises(ValueError, match=r"MODEL\.OPTIONS \{'scales': \(3, 5\)\}; they are \{\}"):
         check_belongs(CONTENT, "best.pt", **own | {"options": {}})
 
