@@ -116,13 +116,9 @@ def test_a_run_starts_from_the_weights_of_another(place, run, tmp_path):
     first, second = read_results(tmp_path / "state")
     assert (first["scored"], second["scored"]) == ("300:302", "200:204")
     assert "first-304.pt" in second["config"]
-    a, b = (
-        load_trained(tmp_path / "state" / r["weights"]["files"][0]).model for r in (first, second)
-    )
-    far = max(
-        float((p - q).detach().abs().max())
-        for p, q in zip(a.parameters(), b.parameters(), strict=True)
-    )
+    files = [tmp_path / "state" / record["weights"]["files"][0] for record in (first, second)]
+    a, b = (load_trained(file).model.state_dict() for file in files)
+    far = max(float((a[key] - b[key]).abs().max()) for key in a if "running" not in key)
     assert 0 < far < 1e-2  # as near as a step of such a rate and half precision leave them
 
 
