@@ -72,22 +72,32 @@ def atomic_file(
     Raises:
         StorageError: the disk is full, or the like; an earlier file is then as it was.
     """
+    with atomic_path(path, size, earlier) as temporary, open(temporary, "wb") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def atomic_path(
+    path: str | Path, size: int | None = None, earlier: str | Path | None = None
+) -> Iterator[Path]:
+    """As `atomic_file`, for what writes by name: the name of an empty file beside `path`, with its
+    ending."""
     path = Path(path)
     mode = path.stat().st_mode & 0o7777 if path.is_file() else None
     kept = "nothing was written" if mode is None else "the file that was there is unchanged"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    # A name that is as long as a file system takes leaves no room for more.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{path.suffix[:10]}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(temporary, flags, 0o666 if mode is None else mode & 0o666)
+        os.close(os.open(temporary, flags, 0o666 if mode is None else mode & 0o666 | 0o600))
     except OSError as error:
         raise storage_error(path, error, size, kept) from None
     filled = False
     try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            filled = True
-            stream.flush()
+        yield temporary
+        filled = True
+        with open(temporary, "r+b") as stream:
             os.fsync(stream.fileno())
         if mode is not None:
             os.chmod(temporary, mode)

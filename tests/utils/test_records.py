@@ -17,6 +17,7 @@ from processes import small_files
 from utils.records import (
     StorageError,
     atomic_file,
+    atomic_path,
     atomic_write,
     environment,
     free_space,
@@ -55,6 +56,25 @@ def test_a_file_appears_only_when_whole(tmp_path):
     assert path.read_text(encoding="utf-8") == "text ä"
     atomic_write(path, memoryview(b"view"))
     assert path.read_bytes() == b"view"
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x", "é" * 120 + ".mp4", "n" * 251 + ".png"])
+@pytest.mark.parametrize("mode", [None, 0o440])
+def test_a_path_for_what_writes_by_name(tmp_path, name, mode):
+    path = tmp_path / name
+    if mode:
+        path.write_bytes(b"before")
+        path.chmod(mode)
+    with pytest.raises(KeyError), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyError
+    assert path.exists() == bool(mode)
+    with atomic_path(path) as temporary:
+        assert temporary.name.endswith(path.suffix) and temporary.parent == tmp_path
+        assert temporary.read_bytes() == b""
+        temporary.write_bytes(b"whole")
+    assert path.read_bytes() == b"whole" and os.listdir(tmp_path) == [name]
+    assert not mode or path.stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o002, 0o022, 0o000])
