@@ -21,6 +21,7 @@ import torch.distributed as dist
 import torch.distributed.nn  # not later: its functions would take the process group as a default
 from torch import Tensor, nn
 
+from .devices import choose_device, has_mps
 from .errors import InputError
 from .stopping import SIGNALS, stopped
 
@@ -189,22 +190,6 @@ def launch(processes: int) -> int:
             file=sys.stderr,
         )
     return abs(first.returncode)
-
-
-def has_mps() -> bool:
-    """Whether PyTorch can use a Mac's GPU, and nobody hides GPUs by CUDA_VISIBLE_DEVICES=."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and torch.backends.mps.is_available()
-
-
-def choose_device(index: int, *, cuda: bool, mps: bool, processes: int = 1) -> torch.device:
-    """CUDA device `index` where there is CUDA, else a Mac's GPU, else the CPU.
-
-    A Mac has one GPU: several processes, which torchrun starts, compute on the CPU there.
-    """
-    if cuda:
-        return torch.device("cuda", index)
-    return torch.device("mps" if mps and processes == 1 else "cpu")
 
 
 def init_world(gpus: Sequence[int]) -> World:

@@ -15,10 +15,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from models import build_model
+from utils.devices import choose_device
 from utils.distributed import (
     World,
     check_gpus,
-    choose_device,
     init_world,
     launch,
     set_tf32,

@@ -1,5 +1,7 @@
 """A trained network on pictures of any size."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,25 @@ def test_windows_cover_large_pictures():
     fed = torch.from_numpy(EvalTransform().image(image))[None]
     logits = predict_logits(net, fed, mode="slide", crop_size=(64, 96), pad=True)
     assert (predictor(image) == logits.argmax(1)[0].numpy()).mean() > 0.999
+
+
+@pytest.mark.parametrize("slide", [None, (64, 96)])
+@pytest.mark.parametrize("facts", [{}, {"short_side": 64}])
+def test_the_halves_give_the_whole_from_other_threads(slide, facts):
+    transform = EvalTransform.from_facts(facts)
+    predictor = Predictor(network(), transform, NAMES, PALETTE, device="cpu", slide=slide)
+    pictures = [picture(90 + number, 100) for number in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        fed = list(pool.map(predictor.prepare, pictures))
+        found = list(pool.map(lambda one: predictor.run(one).cpu().numpy(), fed))
+    for one, image in zip(found, pictures, strict=True):
+        assert np.array_equal(one, predictor(image)) and one.flags.c_contiguous
+
+
+def test_a_device_that_is_not_here_is_refused():
+    with pytest.raises(ValueError, match=r"device 'cuda:9' is not on this machine; accepted: auto"):
+        Predictor(network(), EvalTransform(), NAMES, PALETTE, device="cuda:9")
+    assert Predictor(network(), EvalTransform(), NAMES, PALETTE).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
