@@ -29,6 +29,7 @@ from datasets.checking import CheckedList, Summary, examine_all
 from datasets.machine import cpu_count
 from utils.contact_sheet import Tile, contact_sheet
 from utils.errors import InputError
+from utils.legend import drawable
 from utils.names import distinct_files
 from utils.records import environment, require_folder, write_json
 from utils.visualize import write_png
@@ -164,7 +165,7 @@ def write_sheet(summary: Summary, path: Path) -> None:
     others = [index for index in spread if index not in summary.suspects]
     chosen = [*suspects, *others[: TILES - len(suspects)]]
     tiles = [tile(dataset, index, index in summary.suspects) for index in chosen]
-    legend: Any = zip(dataset.meta.class_names, dataset.meta.palette, strict=True)
+    legend: Any = zip(drawable(dataset.meta.class_names), dataset.meta.palette, strict=True)
     write_png(path, contact_sheet(tiles, list(legend) if dataset.labelled else ()))
 
 

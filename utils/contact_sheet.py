@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 
 from .errors import InputError
+from .legend import legend_strip
 
 TILE = (180, 240)  # height, width that a picture is fitted into
 LINE = 16  # height of a line of text
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.38
 PAPER, INK, ALARM = (255, 255, 255), (40, 40, 40), (200, 30, 30)
-MOST_LEGEND_ROWS = 12
 
 
 class Tile(NamedTuple):
@@ -48,7 +48,7 @@ def contact_sheet(
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.hstack(cells[first : first + columns]) for first in range(0, len(cells), columns)]
-    return np.vstack([_legend(legend, rows[0].shape[1]), *rows])
+    return np.vstack([legend_strip(tuple(legend), rows[0].shape[1]), *rows])
 
 
 def _fitted(picture: np.ndarray) -> tuple[int, int]:
@@ -75,20 +75,6 @@ def _cell(tile: Tile, wide: int, height: int) -> np.ndarray:
         cv2.rectangle(cell, (1, 1), (cell.shape[1] - 3, height + 6), ALARM, 2)
     _write(cell, tile.caption, 5, height + LINE + 2, ALARM if tile.marked else INK)
     return cell
-
-
-def _legend(legend: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> np.ndarray:
-    step = 150
-    across = max(1, width // step)
-    count = min(len(legend), across * MOST_LEGEND_ROWS)
-    strip = np.full((-(-count // across) * LINE + 8, width, 3), 255, np.uint8)
-    for index, (name, color) in enumerate(legend[:count]):
-        left, top = index % across * step + 5, index // across * LINE + 4
-        cv2.rectangle(strip, (left, top), (left + 12, top + 12), tuple(map(int, color)), -1)
-        cv2.rectangle(strip, (left, top), (left + 12, top + 12), INK, 1)
-        last = index == count - 1 and count < len(legend)
-        _write(strip, "..." if last else name[:18], left + 17, top + 11, INK)
-    return strip
 
 
 def _write(picture: np.ndarray, text: str, x: int, y: int, color: tuple[int, int, int]) -> None:
