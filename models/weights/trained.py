@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from ..base import SegModel
 from ..errors import InputError
 from ..registry import build_model, resolve_name
+from .convert import class_count
 from .loading import load_weights, read_checkpoint
+from .rtlinearformer import complete_options
 
 Color = tuple[int, int, int]
 MOST_CLASSES = 256  # what a class map of 8 bits holds
@@ -53,7 +55,8 @@ def load_trained(
             with what it does not say of itself in the other arguments.
         architecture: name of `models.list_models()`, where the file does not state it.
         class_names, palette, dataset: of the outputs, where the file does not state them.
-        options: constructor options, where the file does not state them.
+        options: constructor options, where the file does not state them. Those of the earlier
+            shape of RTLinearFormer are recognised.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,9 +86,13 @@ def load_trained(
     else:
         dataset = facts.get("dataset", dataset)
     names, colors = check_classes(path, names, colors)
-    model = build_model(
-        stated or architecture, len(names), **{**facts.get("options", {}), **options}
-    )
+    options = {**facts.get("options", {}), **options}
+    if resolve_name(stated or architecture).startswith("rtlinearformer"):
+        options = complete_options(options, checkpoint.tensors)
+    there = class_count(resolve_name(stated or architecture), checkpoint.tensors, options)
+    if there not in (None, len(names)):
+        raise InputError(f"{path} has {there} classes, not the {len(names)} that are named")
+    model = build_model(stated or architecture, len(names), **options)
     report = load_weights(model, checkpoint, inference=True)
     return Trained(
         model.eval(),

@@ -6,6 +6,7 @@ import torch
 from datasets import EvalTransform
 from models import build_model
 from models.weights import load_trained
+from models.weights.rtlinearformer import EARLIER
 from utils.checkpoint import save_checkpoint
 
 OPTIONS = {"base_channels": 4, "context_channels": 6, "head_channels": 8}
@@ -58,8 +59,20 @@ def test_arguments_stand_in_for_what_a_file_does_not_say(tmp_path):
     with pytest.raises(ValueError, match="does not say what its classes are"):
         load_trained(path, "pidnet_s", **OPTIONS)
     two = {"class_names": ["a", "b"], "palette": [(0, 0, 0), (1, 1, 1)]}
-    with pytest.raises(ValueError, match="head"):  # of another class count
+    with pytest.raises(ValueError, match="has 3 classes, not the 2 that are named"):
         load_trained(path, "pidnet_s", **two, **OPTIONS)
+
+
+def test_the_earlier_shape_of_rtlinearformer_is_recognised(tmp_path):
+    path, small = tmp_path / "bare.pt", {"base_channels": 8, "attention_channels": 16}
+    named = {"class_names": FACTS["class_names"], "palette": FACTS["palette"]}
+    model = build_model("rtlinearformer_slim", 3, **EARLIER, **small)
+    torch.save(model.state_dict(), path)
+    trained = load_trained(path, "rtlinearformer_slim", **named, **small)
+    assert trained.model.options == EARLIER | small and "none missing" in trained.report
+    model = build_model("rtlinearformer_slim", 3, **small)
+    torch.save(model.state_dict(), path)
+    assert load_trained(path, "rtlinearformer_slim", **named, **small).model.options == small
 
 
 @pytest.mark.parametrize(
