@@ -29,3 +29,10 @@ def small_files(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def limited(size: int) -> Callable[[], None]:
+    """What a child does first: no file of it can grow beyond `size` bytes."""
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

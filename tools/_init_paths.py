@@ -3,6 +3,7 @@
 Without it an installed package that happens to be called `datasets` or `utils` would win.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -32,9 +33,13 @@ def sentence_of(error: Exception) -> str | None:
 def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry point; bad input ends as one sentence on stderr and exit status 2.
 
+    Names of files are printed as far as stdout can, the rest of them as escapes.
+
     Where the reader of stdout has gone (`| head`), nothing is said and the status is that of a
     program which SIGPIPE ends.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             status = main()

@@ -5,9 +5,9 @@ import re
 import torch
 import torch.distributed as dist
 
-GOES_ON = "The checkpoints are whole: TRAIN.RESUME True goes on from the last"
+GOES_ON = "The checkpoints of a run are whole: TRAIN.RESUME True goes on from the last"
 LOST = "closed by peer|reset by peer|Broken pipe|[Tt]imed out|[Tt]imeout|refused|NCCL|gloo"
-NO_MEMORY = "can't allocate memory|Cannot allocate memory|out of memory"
+NO_MEMORY = "can't allocate memory|Cannot allocate memory|out of memory|Insufficient memory"
 
 
 def sentence_about(error: Exception) -> str | None:
@@ -29,7 +29,7 @@ def _memory(error: Exception) -> str | None:
     return failure and (
         f"{failure}; in training lower TRAIN.BATCH_SIZE_PER_GPU and raise TRAIN.ACCUMULATE by as "
         "much (--probe tells what fits) or lower TRAIN.IMAGE_SIZE, in evaluation lower "
-        f"TEST.BATCH_SIZE_PER_GPU or set TEST.SLIDE. {GOES_ON}"
+        f"TEST.BATCH_SIZE_PER_GPU or set TEST.SLIDE, in prediction set --slide. {GOES_ON}"
     )
 
 

@@ -1,6 +1,7 @@
 """List files and pixels from disk; whatever is wrong with them is said with the file's name."""
 
 from .clips import Clip, is_video
+from .foreign import foreign_kind
 from .headers import Header, orientation_of, read_header
 from .lists import REPOSITORY_DATA, Entry, find_list, read_list, root_problem, scan_list
 from .paths import file_problem
@@ -14,6 +15,7 @@ __all__ = [
     "Header",
     "file_problem",
     "find_list",
+    "foreign_kind",
     "is_video",
     "orientation_of",
     "read_header",

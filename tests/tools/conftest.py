@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from prediction import checkpoint, frames, predictor
 
 from datasets import get_meta
 from models import build_model
 from utils.checkpoint import save_checkpoint
+
+__all__ = ["checkpoint", "frames", "predictor", "weights"]
 
 OPTIONS = {
     "pidnet_s": {"base_channels": 4, "context_channels": 6, "head_channels": 8},

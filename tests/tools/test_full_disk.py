@@ -4,16 +4,11 @@ import json
 import subprocess
 
 import pytest
+from processes import limited
 
-resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
+pytest.importorskip("resource", reason="limits of a process are POSIX")
 
 RUN = "synthetic/rtlinearformer_slim_synthetic"
-
-
-def limited(size: int):
-    """What a child does first: no file of it can grow beyond `size` bytes."""
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
 
 def test_a_run_without_room_is_refused_and_moves_nothing(tmp_path, refuses, tiny, monkeypatch):

@@ -1,0 +1,97 @@
+"""Videos hold all their frames, or are not there."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from processes import small_files
+from videos import read_video, scenes
+
+from utils.records import StorageError
+from utils.video_file import MOST_SIDE, video_file
+
+NOISE = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+
+
+def close(one, two):
+    assert one.shape == two.shape
+    return float(np.abs(one.astype(int) - two.astype(int)).mean()) < 6
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (1, 1), (1, 200), (301, 2)])
+@pytest.mark.parametrize("rate", [12.5, 29.97])
+def test_frames_come_back(tmp_path, size, rate):
+    frames = scenes(7, *size)
+    with video_file(tmp_path / "sub" / "é.mp4", rate) as add:
+        for frame in frames:
+            add(frame)
+        assert not (tmp_path / "sub" / "é.mp4").exists()
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["é.mp4"]
+    read, found = read_video(tmp_path / "sub" / "é.mp4")
+    assert len(read) == 7 and found == pytest.approx(rate, rel=1e-3)
+    even = tuple(side + side % 2 for side in size)
+    assert read[0].shape == (*even, 3)
+    assert all(close(r[: size[0], : size[1]], f) for r, f in zip(read, frames, strict=True))
+
+
+def test_frames_of_another_size_are_fitted(tmp_path):
+    (first, second), (large,) = scenes(2), scenes(1, 96, 128)
+    with video_file(tmp_path / "x.mp4", 10) as add:
+        for frame in (first, large, second):
+            add(frame)
+    read, _ = read_video(tmp_path / "x.mp4")
+    assert len(read) == 3 and {frame.shape for frame in read} == {first.shape}
+    assert close(read[2], second)
+
+
+def test_what_the_codec_does_not_hold_is_scaled_down(tmp_path):
+    with video_file(tmp_path / "x.mp4", 10) as add:
+        add(np.full((100, 3 * MOST_SIDE, 3), 80, np.uint8))
+    ((frame,), _) = read_video(tmp_path / "x.mp4")
+    assert frame.shape == (34, MOST_SIDE, 3)
+
+
+def test_an_error_leaves_no_video(tmp_path):
+    with pytest.raises(KeyError), video_file(tmp_path / "x.mp4", 10) as add:
+        add(NOISE)
+        raise KeyError
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("earlier", [None, b"before"])
+def test_a_video_that_cannot_grow_is_not_taken_for_whole(tmp_path, earlier):
+    """The encoder does not say it, whatever it is that keeps the file from growing."""
+    path = tmp_path / "x.mp4"
+    if earlier:
+        path.write_bytes(earlier)
+    words = r"x\.mp4 cannot be written: the encoder has lost frames, as on a full disk; .* are free"
+    with (
+        small_files(150_000),
+        pytest.raises(StorageError, match=words),
+        video_file(path, 10) as add,
+    ):
+        for _ in range(30):
+            add(NOISE)
+    assert [p.name for p in tmp_path.iterdir()] == (["x.mp4"] if earlier else [])
+    assert not earlier or path.read_bytes() == earlier
+
+
+def test_a_full_disk_is_noticed_on_the_way(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a file system")
+    count = 0
+    try:
+        words = "x.mp4 cannot be written: No space left on device; .* nothing was written"
+        with (
+            pytest.raises(StorageError, match=words),
+            video_file(disk / "x.mp4", 10) as add,
+        ):
+            for count in range(1000):  # noqa: B007
+                add(NOISE)
+        assert not any(disk.iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert 0 < count < 100
