@@ -7,6 +7,7 @@ read then is a frame that says so; the others go on.
 import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,37 +16,17 @@ import cv2
 import numpy as np
 
 from .errors import InputError
-from .files import file_problem, foreign_kind, read_header, read_image
-from .files.headers import JPEG, PNG, TIFF
+from .files import Clip, file_problem, foreign_kind, is_video, read_header, read_image
+from .files.clips import usual_rate
+from .files.headers import JPEG, PNG, TIFF, further_pictures
 from .meta import DataError
 
 PICTURES = (
     ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .pbm .pgm .ppm .pnm .gif .jp2 .avif .heic "
     ".heif"
 ).split()
-VIDEOS = (
-    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .m2ts .mts .wmv .flv .ogv .3gp .mxf .y4m"
-).split()
-KNOWN_VIDEOS = "videos are MP4, MOV, AVI, Matroska, WebM, MPEG, ASF, FLV, MXF or Ogg files"
-PAGED = ("TIFF", "PNG", "WEBP", "GIF")  # kinds whose further pictures are no previews
-USUAL_RATE = 25.0  # frames per second, of cameras and files that state none or nonsense
-MOST_RATE = 1000.0
+VIDEOS = (".mp4 .m4v .mov .3gp .avi .mkv .webm .mpg .mpeg .mts .m2ts .wmv .flv .ogv").split()
 SPARE_FRAMES = 3  # that a whole video may have fewer than it announces
-HEAD = 512  # bytes that tell what a file is
-
-_ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"skip", b"free", b"pnot")
-_SIGNATURES = (
-    b"\x1a\x45\xdf\xa3",  # Matroska and WebM
-    b"FLV\x01",
-    b"OggS",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF
-    b"\x00\x00\x01\xba",  # MPEG
-    b"\x00\x00\x01\xb3",
-    b"\x06\x0e\x2b\x34",  # MXF
-    b"YUV4MPEG2 ",
-)
-_TS = ((0, 188), (4, 192))  # where the packets of MPEG's transport streams begin
-_COUNTED = (b"\x1a\x45\xdf\xa3", b"RIFF")  # and ISO files: the number of frames can be relied upon
 
 
 @dataclass(frozen=True)
@@ -59,6 +40,11 @@ class Source:
 
     name: str
     kind: str
+
+    @property
+    def camera(self) -> int:
+        """The number of a camera."""
+        return int(self.name.removeprefix("camera_"))
 
     @property
     def is_moving(self) -> bool:
@@ -87,7 +73,7 @@ class Frame(NamedTuple):
     """A picture, or one of a video or camera.
 
     number: within its source, from 0.
-    stored: BGR uint8 of a video or camera; None for a picture, whose file `image` reads.
+    pixels: RGB uint8 of a video or camera; None for a picture, whose file `image` reads.
     rate: frames per second; 0 for a picture.
     announced: frames that the source says it has; 0 = it does not say.
     problem: why there is no frame, as a sentence, or no further one.
@@ -95,7 +81,7 @@ class Frame(NamedTuple):
 
     source: Source
     number: int = 0
-    stored: np.ndarray | None = None
+    pixels: np.ndarray | None = None
     rate: float = 0.0
     announced: int = 0
     problem: str = ""
@@ -104,9 +90,7 @@ class Frame(NamedTuple):
         """(H, W, 3) uint8 RGB. Raises DataError where there is none."""
         if self.problem:
             raise DataError(self.problem)
-        if self.stored is None:
-            return read_image(self.source.name)
-        return cv2.cvtColor(self.stored, cv2.COLOR_BGR2RGB)
+        return read_image(self.source.name) if self.pixels is None else self.pixels
 
 
 def find_sources(words: Sequence[str], own: Collection[str | Path] = ()) -> Found:
@@ -208,47 +192,27 @@ def _kind(path: Path) -> str:
         return "picture"
     if suffix in VIDEOS:
         return "video"
-    head = _head(path)
-    if head.startswith((PNG, JPEG, b"GIF8", *TIFF)) or (
-        head.startswith(b"RIFF") and head[8:12] == b"WEBP"
-    ):
-        return "picture"
-    if foreign_kind(head) in ("an AVIF", "a HEIC"):
-        return "picture"
-    return "video" if _is_video(head) else ""
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
     if file_problem(path):
-        return b""
+        return ""
+    if is_video(path):
+        return "video"
     try:
         with open(path, "rb") as stream:
-            return stream.read(HEAD)
+            head = stream.read(64)
     except OSError:
-        return b""
-
-
-def _is_video(head: bytes) -> bool:
-    """Whether a file begins as videos do. Playlists, which lead to other files, do not."""
-    return (
-        head.startswith(_SIGNATURES)
-        or head[4:8] in _ISO_BOXES
-        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
-        or any(head[first : first + 1] == head[first + step :][:1] == b"G" for first, step in _TS)
+        return ""
+    known = head.startswith((PNG, JPEG, b"GIF8", *TIFF)) or (
+        head.startswith(b"RIFF") and head[8:12] == b"WEBP"
     )
+    return "picture" if known or foreign_kind(head) in ("an AVIF", "a HEIC") else ""
 
 
 def further_frames(path: str | Path) -> str:
-    """What a picture file holds beside the picture that is read, as the end of a sentence."""
+    """What a picture file holds beside what is read of it, as the end of a sentence, or ""."""
     try:
-        header = read_header(Path(path).read_bytes())
+        return further_pictures(read_header(Path(path).read_bytes()))
     except OSError:
         return ""
-    if header is None or header.frames < 2 or header.kind not in PAGED:
-        return ""
-    pages = "pages" if header.kind == "TIFF" else "frames"
-    return f"has {header.frames} {pages}, of which the first is read"
 
 
 def read_frames(sources: Sequence[Source], most: int = 0) -> Iterator[Frame]:
@@ -266,75 +230,43 @@ def read_frames(sources: Sequence[Source], most: int = 0) -> Iterator[Frame]:
 
 def _moving_frames(source: Source, most: int) -> Iterator[Frame]:
     """Frames as they come; where something is wrong, a last one that says it."""
-    is_file, head = source.kind == "video", b""
-    if is_file:
-        head = _head(Path(source.name))
-        if problem := _video_problem(source.name, head):
-            yield Frame(source, problem=problem)
-            return
-    # What FFmpeg prints about a file is said in a sentence.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    capture = (
-        # Whole, so that no letter of it is taken for a protocol or a number of a series.
-        cv2.VideoCapture(os.path.abspath(source.name), cv2.CAP_FFMPEG)
-        if is_file
-        else cv2.VideoCapture(int(source.name.removeprefix("camera_")))
-    )
     try:
-        rate, announced = _rate(capture), _announced(capture, head)
-        number, (there, stored) = 0, capture.read()
-        while there:
-            yield Frame(source, number, stored, rate, min(announced, most or announced))
+        moving = Clip(source.name) if source.kind == "video" else _Camera(source.camera)
+    except DataError as error:
+        yield Frame(source, problem=str(error))
+        return
+    announced, number = moving.count, 0
+    with closing(iter(moving)) as pictures:
+        for pixels in pictures:
+            yield Frame(source, number, pixels, moving.rate, min(announced, most or announced))
             number += 1
             if number == most:
                 return
-            there, stored = capture.read()
-    finally:
-        capture.release()
-    if problem := _end_problem(source, number, announced):
-        yield Frame(source, number, problem=problem)
-
-
-def _video_problem(name: str, head: bytes) -> str:
-    """Why a file is no video, as a sentence; "" where it begins as one."""
-    if problem := file_problem(Path(name)):
-        return f"{name} {problem}"
-    if not os.access(name, os.R_OK):
-        return f"{name} cannot be read (Permission denied)"
-    if not name.isprintable():
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            return f"{name!a} is a video whose name is no UTF-8; rename it"
-    if not _is_video(head):
-        return f"{name} is {foreign_kind(head) or 'not a video of a known kind'}; {KNOWN_VIDEOS}"
-    return ""
-
-
-def _end_problem(source: Source, number: int, announced: int) -> str:
-    """What is wrong with a source that ended after `number` frames, as a sentence."""
     if source.kind == "camera":
-        number_of = source.name.removeprefix("camera_")
-        if not number:
-            return f"camera {number_of} cannot be opened, or gives no picture"
-        return f"camera {number_of} gave no more pictures after {number}"
-    if not number:
-        return f"{source.name} is a damaged video, or cut off: no frame of it can be read"
-    if announced - number > max(SPARE_FRAMES, announced // 100):
-        return (
+        problem = f"camera {source.camera} gave no further picture after {number}"
+        yield Frame(source, number, problem=problem)
+    elif announced - number > max(SPARE_FRAMES, announced // 100):
+        problem = (
             f"{source.name} is damaged or cut off: it ends after {number} of the {announced} "
             "frames that it announces"
         )
-    return ""
+        yield Frame(source, number, problem=problem)
 
 
-def _rate(capture: cv2.VideoCapture) -> float:
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 0 < rate <= MOST_RATE else USUAL_RATE
+class _Camera:
+    """The pictures of a camera, as those of a `Clip`."""
 
+    count = 0
 
-def _announced(capture: cv2.VideoCapture, head: bytes) -> int:
-    """Frames that a file says it has; 0 where files of its kind do not know it well."""
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    known = head.startswith(_COUNTED) or head[4:8] in _ISO_BOXES
-    return int(count) if known and 0 < count < 1e9 else 0
+    def __init__(self, number: int) -> None:
+        self._capture = cv2.VideoCapture(number)
+        if not self._capture.isOpened():
+            raise DataError(f"camera {number} cannot be opened; is there one, and is it free?")
+        self.rate = usual_rate(self._capture.get(cv2.CAP_PROP_FPS))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            while (got := self._capture.read())[0]:
+                yield cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB)
+        finally:
+            self._capture.release()

@@ -20,7 +20,7 @@ from models.weights import Found, find_trained, load_trained
 from utils import comparing
 from utils.errors import InputError
 from utils.predictor import Predictor
-from utils.visualize import write_clip
+from utils.video_file import write_video
 
 MOST_BYTES = 50_000_000  # of an upload
 MOST_PIXELS = 40_000_000  # of a picture, or of a frame
@@ -130,7 +130,7 @@ class Viewer:
     ) -> None:
         """Write the overlays of all frames as a clip; those of two networks side by side."""
         with self._lock:
-            write_clip(path, self._until_closed(film(footage, answers, opacity)), footage.rate)
+            write_video(path, self._until_closed(film(footage, answers, opacity)), footage.rate)
 
     def close(self) -> None:
         """End what is being computed, and wait for its end."""

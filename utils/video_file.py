@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -13,16 +13,20 @@ import numpy as np
 from .errors import InputError
 from .records import atomic_path
 
-CODEC = "mp4v"  # MPEG-4 Part 2: what OpenCV's wheels can write on every system
-MOST_SIDE = 8188  # of that codec, in pixels
+# What FFmpeg prints about a damaged file is said in a sentence.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+# What OpenCV's wheels can write on every system; browsers play the second.
+CODECS = {".mp4": "mp4v", ".webm": "VP80"}
+MOST_SIDE = 8188  # of the first, in pixels
 PROBED_EVERY = 16  # frames
 PROBE = bytes(1 << 16)  # more than the encoder holds back
 
 
 @contextlib.contextmanager
 def video_file(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that adds a frame (H, W, 3), RGB uint8, to an MP4 which takes the name `path` once
-    it is whole; when this is left by an error, there is none.
+    """A function that adds a frame (H, W, 3), RGB uint8, to an MP4 or WebM file, which takes the
+    name `path` once it is whole; when this is left by an error, there is none.
 
     Sides of an odd number of pixels get one more, which repeats the last; what is larger than
     MOST_SIDE is scaled down. Frames of another size than the first are scaled to its.
@@ -33,7 +37,7 @@ def video_file(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarray],
     Raises:
         StorageError: the disk is full, or the like. It is looked for while frames are added, as
             the encoder does not tell.
-        ValueError: OpenCV has no encoder here.
+        ValueError: there was no frame, or OpenCV has no encoder here.
     """
     path, encoder = Path(path), None
     size, count = (0, 0), 0
@@ -42,12 +46,12 @@ def video_file(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarray],
         nonlocal encoder, size, count
         if encoder is None:
             size = _encoded_size(frame.shape[:2])
-            code = cv2.VideoWriter_fourcc(*CODEC)
+            code = cv2.VideoWriter_fourcc(*CODECS[path.suffix])
             encoder = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, code, rate, size[::-1])
             if not encoder.isOpened():
                 raise InputError(
-                    f"{path} cannot be written: OpenCV {cv2.__version__} has no encoder {CODEC} "
-                    f"here for videos of {size[0]}x{size[1]} (height x width)"
+                    f"{path}: this OpenCV cannot write videos of {size[0]}x{size[1]} (height x "
+                    "width)"
                 )
         if count % PROBED_EVERY == 0:
             _require_room(path.parent)
@@ -60,8 +64,17 @@ def video_file(path: str | Path, rate: float) -> Iterator[Callable[[np.ndarray],
         finally:
             if encoder is not None:
                 encoder.release()
+        if not count:
+            raise InputError(f"{path}: a video needs a frame")
         if count != _frames_of(temporary):
             raise OSError(errno.ENOSPC, "the encoder has lost frames, as on a full disk")
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], rate: float) -> None:
+    """Write all of `frames`; see `video_file`."""
+    with video_file(path, rate) as add:
+        for frame in frames:
+            add(frame)
 
 
 def _encoded_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -92,8 +105,6 @@ def _require_room(folder: Path) -> None:
 
 def _frames_of(path: Path) -> int:
     """Frames that a finished video says it has; 0 for one that cannot be opened."""
-    # What FFmpeg prints about a file is said in a sentence.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0

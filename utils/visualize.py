@@ -1,6 +1,6 @@
 """Pictures: results beside their image, confusions, and the course of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -80,29 +80,6 @@ def write_png(path: str | Path, picture: np.ndarray, *, photograph: bool = False
     if not ok:
         raise InputError(f"{path}: a picture of shape {picture.shape} cannot be written as PNG")
     atomic_write(path, data.tobytes())
-
-
-def write_clip(path: str | Path, frames: Iterable[np.ndarray], rate: float) -> None:
-    """Write RGB frames (H, W, 3) uint8 of one size as WebM (VP8), which every browser plays.
-
-    rate: frames per second. Raises ValueError where there is no frame, or it cannot be written.
-    """
-    writer, code = None, cv2.VideoWriter_fourcc(*"VP80")
-    try:
-        for frame in frames:
-            if writer is None:
-                size = frame.shape[1::-1]
-                writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, size)
-                if not writer.isOpened():
-                    raise InputError(
-                        f"{path}: this OpenCV cannot write clips of {size[0]}x{size[1]}"
-                    )
-            writer.write(np.ascontiguousarray(frame[..., ::-1]))
-    finally:
-        if writer is not None:
-            writer.release()
-    if writer is None:
-        raise InputError(f"{path}: a clip needs a frame")
 
 
 def plot_curve(metrics_file: str | Path, path: str | Path, scored: str) -> None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from ..files import Header
+from ..files.headers import further_pictures
 
 TURNS = {
     2: "mirrored",
@@ -21,7 +22,6 @@ FEW_LEVELS = 128  # of 256
 STRAY = 1000  # one of so many pixels
 STRAY_PIXELS = 4  # or so many in a small picture
 STRAY_LEVELS = 16  # of 256, all that they take
-PAGED = ("TIFF", "PNG", "WEBP", "GIF")  # kinds whose further pictures are no previews
 PLAIN = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # kinds whose header says all about bands and bits
 
 
@@ -45,9 +45,8 @@ def photograph_oddities(data: bytes, header: Header | None) -> list[Oddity]:
     found = []
     if header and header.orientation != 1:
         found.append(Oddity("orientation", _orientation(data, header)))
-    if header and header.frames > 1 and header.kind in PAGED:
-        pages = f"has {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}"
-        found.append(Oddity("pages", f"{pages}, of which the first is read; one file per picture"))
+    if pages := further_pictures(header):
+        found.append(Oddity("pages", f"{pages}; one file per picture"))
     jpeg = header is not None and header.kind in ("JPEG", "MPO")  # four bands are for printing
     plain = header and header.kind in PLAIN and header.bits <= 8 and header.bands in (1, 3)
     if jpeg or plain:

@@ -12,6 +12,9 @@ from .foreign import MEDIA, foreign_kind
 from .paths import file_problem
 
 _MATROSKA, _RIFF, _AVI = b"\x1a\x45\xdf\xa3", b"RIFF", b"AVI "  # WebM is Matroska, too
+_QUICKTIME = (b"moov", b"mdat", b"wide", b"skip", b"free")  # of before there was ftyp
+_MPEG = (b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
+_PACKETS = ((0, 188), (4, 192))  # of MPEG's transport streams: first, and from one to the next
 USUAL_RATE = 25.0  # frames per second of a file that states none, or an impossible one
 HIGHEST_RATE = 1000.0
 
@@ -20,20 +23,32 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a file begins as MP4, MOV, WebM, MKV or AVI files do, whatever its name says.
+    """Whether a file begins as MP4, MOV, WebM, MKV, AVI or MPEG files do, whatever its name says.
 
     Lists of other files and addresses, which FFmpeg would follow, are none of these.
     """
     try:
         with open(path, "rb") as stream:
-            start = stream.read(64)
+            start = stream.read(256)
     except OSError:
         return False
     if start.startswith(_RIFF):
         return start[8:12] == _AVI
-    return start.startswith(_MATROSKA) or (
-        start[4:8] == b"ftyp" and foreign_kind(start) == MEDIA  # HEIC and AVIF are pictures
+    if start[4:8] == b"ftyp":
+        return foreign_kind(start) == MEDIA  # HEIC and AVIF are pictures
+    return start.startswith(_MATROSKA) or start[4:8] in _QUICKTIME or _is_stream(start)
+
+
+def _is_stream(start: bytes) -> bool:
+    """Whether a file begins as MPEG's own do, which can be cut anywhere and know no length."""
+    return start.startswith(_MPEG) or any(
+        start[first : first + 1] == start[first + step :][:1] == b"G" for first, step in _PACKETS
     )
+
+
+def usual_rate(rate: float) -> float:
+    """Frames per second as a video or a camera states them; USUAL_RATE where that cannot be."""
+    return rate if 0 < rate <= HIGHEST_RATE else USUAL_RATE
 
 
 class Clip:
@@ -61,11 +76,23 @@ class Clip:
         if problem := file_problem(Path(path)):
             raise DataError(f"{self._source} {problem}")
         if not is_video(path):
-            raise DataError(f"{self._source} is no video; MP4, MOV, WebM, MKV and AVI are read")
+            raise DataError(
+                f"{self._source} is no video; MP4, MOV, WebM, MKV, AVI and MPEG are read"
+            )
+        whole = str(Path(path).absolute())  # no part of which is taken for a protocol
+        try:
+            whole.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{self._source} is a video whose name is no UTF-8; rename it"
+            ) from None
         # By name, so that no other reader takes the path for a pattern of many files.
-        self._video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        self._video = cv2.VideoCapture(whole, cv2.CAP_FFMPEG)
         try:
             self._open(most_pixels)
+            with open(path, "rb") as stream:
+                if _is_stream(stream.read(256)):
+                    self.count = 0  # FFmpeg's guess is often twice as much
         except BaseException:
             self._video.release()
             raise
@@ -78,7 +105,7 @@ class Clip:
                 f"{self._source} has frames of {pixels:.0f} pixels; at most {most_pixels} are read"
             )
         rate, count = get(cv2.CAP_PROP_FPS), get(cv2.CAP_PROP_FRAME_COUNT)
-        self.rate = rate if 0 < rate <= HIGHEST_RATE else USUAL_RATE
+        self.rate = usual_rate(rate)
         self.count = int(count) if 0 < count < 1 << 31 else 0
         first = self._read()
         if first is None:

@@ -25,6 +25,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong is said in a
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 KINDS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "JPEG2000", "AVIF")
+PAGED = ("TIFF", "PNG", "WEBP", "GIF")  # kinds whose further pictures are no previews
 # What Pillow raises over files that are damaged or made to do harm.
 ERRORS = (
     OSError,
@@ -106,6 +107,14 @@ def orientation_of(path: str | Path) -> int:
 def is_too_large(size: tuple[int, int]) -> bool:
     """Whether a picture of `size` (height, width) is beyond what OpenCV reads."""
     return size[0] * size[1] > MOST_PIXELS or max(size) > LONGEST_SIDE
+
+
+def further_pictures(header: Header | None) -> str:
+    """What a photograph holds beside the one that is read, as the end of a sentence, or ""."""
+    if header is None or header.frames < 2 or header.kind not in PAGED:
+        return ""
+    pages = "pages" if header.kind == "TIFF" else "frames"
+    return f"has {header.frames} {pages}, of which the first is read"
 
 
 def _tiff(data: bytes) -> Header:

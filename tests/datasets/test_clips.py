@@ -10,7 +10,7 @@ import pytest
 from datasets import DataError, read_image
 from datasets.files import Clip, is_video
 from datasets.synthetic import draw_scene
-from utils.visualize import write_clip
+from utils.video_file import write_video
 
 KINDS = {"webm": "VP80", "mp4": "mp4v", "mov": "mp4v", "avi": "MJPG", "mkv": "VP80"}
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{}\n#EXT-X-ENDLIST\n"
@@ -115,11 +115,11 @@ def test_large_frames_are_refused_before_they_are_read(clip):
 
 def test_a_written_clip_plays_in_browsers(tmp_path):
     path = tmp_path / "clip.webm"
-    write_clip(path, frames(), 10.0)
+    write_video(path, frames(), 10.0)
     assert path.read_bytes().startswith(b"\x1a\x45\xdf\xa3") and b"V_VP8" in path.read_bytes()
     assert len(list(Clip(path))) == 12
     with pytest.raises(ValueError, match="needs a frame"):
-        write_clip(path, iter(()), 10.0)
+        write_video(path, iter(()), 10.0)
 
 
 def png_of(width, height):

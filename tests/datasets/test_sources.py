@@ -159,7 +159,7 @@ def test_a_video_whose_end_is_missing_gives_what_is_there(tmp_path, suffix, code
     path.write_bytes(data[: len(data) * 6 // 10])
     *frames, last = read_frames([Source(str(path), "video")])
     assert 0 < len(frames) < 30 and not any(frame.problem for frame in frames)
-    assert last.number == len(frames) and last.stored is None
+    assert last.number == len(frames) and last.pixels is None
     words = f"is damaged or cut off: it ends after {len(frames)} of the 30 frames"
     assert words in last.problem
     with pytest.raises(DataError, match=words):
@@ -171,11 +171,11 @@ def test_what_is_no_video_is_said(tmp_path):
     write_video(tmp_path / "clip.mp4", scenes(3))
     whole = (tmp_path / "clip.mp4").read_bytes()
     contents = {
-        "half.mp4": (whole[: len(whole) // 2], "is a damaged video, or cut off: no frame of it"),
-        "text.mov": (b"no video at all", "is a text file; videos are MP4"),
-        "noise.avi": (bytes(range(256)), "is not a video of a known kind; videos are MP4"),
+        "half.mp4": (whole[: len(whole) // 2], "cannot be decoded; it is damaged or coded as"),
+        "text.mov": (b"no video at all", "is no video; MP4, MOV, "),
+        "noise.avi": (bytes(range(256)), "is no video; MP4, MOV, "),
         "empty.mkv": (b"", "is empty"),
-        "picture.mp4": (PNG, "is not a video of a known kind"),
+        "picture.mp4": (PNG, "is no video; MP4, MOV, "),
     }
     for name, (data, words) in contents.items():
         (tmp_path / name).write_bytes(data)
@@ -195,7 +195,7 @@ def test_a_playlist_leads_to_no_other_file(tmp_path, text):
     write_video(tmp_path / "clip.mp4", scenes(3))
     (tmp_path / "list.mp4").write_text(text)
     (frame,) = read_frames([Source(str(tmp_path / "list.mp4"), "video")])
-    assert "videos are MP4" in frame.problem
+    assert "is no video; MP4" in frame.problem
 
 
 def test_names_are_no_protocols_and_no_series(tmp_path, monkeypatch):
@@ -239,6 +239,9 @@ class Camera:
         assert number == 3
         return self
 
+    def isOpened(self):
+        return True
+
     def get(self, key):
         return self.rate if key == cv2.CAP_PROP_FPS else -1.0
 
@@ -255,13 +258,16 @@ def test_a_camera(monkeypatch, rate, expected):
     monkeypatch.setattr(cv2, "VideoCapture", camera := Camera([RGB] * 5, rate))
     (source,) = find_sources(["3"]).sources
     *frames, last = read_frames([source])
-    assert len(frames) == 5 and last.problem == "camera 3 gave no more pictures after 5"
+    assert len(frames) == 5 and last.problem == "camera 3 gave no further picture after 5"
     assert np.array_equal(frames[0].image(), RGB[..., ::-1])
     assert {(frame.rate, frame.announced) for frame in frames} == {(expected, 0)}
     assert camera.pictures is None
     monkeypatch.setattr(cv2, "VideoCapture", Camera([], rate))
     (frame,) = read_frames([source])
-    assert frame.problem == "camera 3 cannot be opened, or gives no picture"
+    assert frame.problem == "camera 3 gave no further picture after 0"
+    monkeypatch.setattr(Camera, "isOpened", lambda _: False)
+    (frame,) = read_frames([source])
+    assert frame.problem == "camera 3 cannot be opened; is there one, and is it free?"
 
 
 def test_a_video_is_closed_when_nobody_reads_on(monkeypatch):

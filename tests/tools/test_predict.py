@@ -158,5 +158,5 @@ def test_a_window_shows_overlays_until_somebody_quits(call, checkpoint, frames, 
 
 def test_a_camera_that_is_not_there(call, checkpoint, tmp_path):
     told = call(SCRIPT, checkpoint, "93", "--out", tmp_path / "out", status=1).stdout
-    assert "problem: camera 93 cannot be opened, or gives no picture" in told
+    assert "problem: camera 93 cannot be opened" in told
     assert "1 of 1 sources could not be read" in told

@@ -10,7 +10,7 @@ import pytest
 
 from datasets import DataError, get_meta
 from datasets.synthetic import draw_scene
-from utils.visualize import write_clip
+from utils.video_file import write_video
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_few_networks_stay_in_memory(viewing, weights):
 
 def clip_of(path, count, rate=10.0, size=(64, 80)):
     scenes = [draw_scene(number, 0, *size)[0] for number in range(3)]
-    write_clip(path, (scenes[index % 3] for index in range(count)), rate)
+    write_video(path, (scenes[index % 3] for index in range(count)), rate)
     return path
 
 

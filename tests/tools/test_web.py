@@ -18,7 +18,7 @@ import pytest
 
 from datasets import get_meta
 from datasets.synthetic import draw_scene
-from utils.visualize import write_clip
+from utils.video_file import write_video
 
 NO_OTHER = "(no other)"
 STEPS = 60.0  # seconds after which a step in the browser has failed
@@ -55,7 +55,7 @@ def uploads(tmp_path):
     folder.mkdir()
     scenes = [draw_scene(number, 0, 120, 160)[0] for number in range(2)]
     cv2.imwrite(str(folder / "street.png"), scenes[0][..., ::-1])
-    write_clip(folder / "clip.webm", (scenes[n // 10] for n in range(20)), 10.0)
+    write_video(folder / "clip.webm", (scenes[n // 10] for n in range(20)), 10.0)
     street, clip = ((folder / name).read_bytes() for name in ("street.png", "clip.webm"))
     (folder / "cut.png").write_bytes(street[: len(street) // 2])
     (folder / "cut.webm").write_bytes(clip[:200])

@@ -13,25 +13,30 @@ from utils.video_file import MOST_SIDE, video_file
 NOISE = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
 
 
-def close(one, two):
+def close(one, two, within=6):
     assert one.shape == two.shape
-    return float(np.abs(one.astype(int) - two.astype(int)).mean()) < 6
+    return float(np.abs(one.astype(int) - two.astype(int)).mean()) < within
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (1, 1), (1, 200), (301, 2)])
 @pytest.mark.parametrize("rate", [12.5, 29.97])
-def test_frames_come_back(tmp_path, size, rate):
-    frames = scenes(7, *size)
-    with video_file(tmp_path / "sub" / "é.mp4", rate) as add:
+def test_frames_come_back(tmp_path, size, rate, suffix):
+    if size == (1, 1) and suffix == ".webm":
+        pytest.skip("OpenCV's VP8 encoder takes no 2x2")
+    frames, path = scenes(7, *size), tmp_path / "sub" / f"é{suffix}"
+    with video_file(path, rate) as add:
         for frame in frames:
             add(frame)
-        assert not (tmp_path / "sub" / "é.mp4").exists()
-    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["é.mp4"]
-    read, found = read_video(tmp_path / "sub" / "é.mp4")
-    assert len(read) == 7 and found == pytest.approx(rate, rel=1e-3)
+        assert not path.exists()
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == [path.name]
+    read, found = read_video(path)
+    assert len(read) == 7 and found == pytest.approx(rate, rel=2e-3)
     even = tuple(side + side % 2 for side in size)
     assert read[0].shape == (*even, 3)
-    assert all(close(r[: size[0], : size[1]], f) for r, f in zip(read, frames, strict=True))
+    within = 6 if suffix == ".mp4" else 40  # VP8 spends few bits on scenes that change
+    for one, other in zip(read, frames, strict=True):
+        assert close(one[: size[0], : size[1]], other, within)
 
 
 def test_frames_of_another_size_are_fitted(tmp_path):
