@@ -35,6 +35,7 @@ from models.weights import load_trained
 from utils.ahead import ahead
 from utils.deploy import DTYPES, RUNTIMES
 from utils.errors import InputError
+from utils.failures import memory_failure
 from utils.predictor import Fed, Predictor
 from utils.stopping import StopRequest
 from utils.window import Window
@@ -49,7 +50,9 @@ def main() -> int:
         check_folder(args.out, "--out")
     found = find_sources(args.sources, () if args.out is None else Places.own(args.out))
     report(found, args.sources)
-    places = None if args.out is None else Places(args.out, args.save, found.sources)
+    places = (
+        None if args.out is None else Places(args.out, args.save, found.sources, jpeg=args.jpeg)
+    )
     window = Window() if args.view else None
     predictor = load(args)
     print(f"{args.weights}: {len(predictor.names)} classes; {predictor.deployment}")
@@ -112,10 +115,17 @@ def predict(
         remark = f"{frame.source.name} {more}" if more else ""
         return Step(frame, image, predictor.prepare(image), remark=remark)
 
-    def run(steps: Iterator[Step]) -> Iterator[Step]:
-        for step in steps:
+    def run(step: Step) -> Step:
+        try:
             classes = predictor.run(step.fed) if step.fed else None
-            yield step._replace(fed=None, classes=classes)
+        except (RuntimeError, MemoryError) as error:
+            if (failure := memory_failure(error)) is None:
+                raise
+            problem = f"{step.frame.source.name}: {failure}; --long-side or --slide need less"
+            if step.frame.source.is_moving:  # the next frame is as large
+                raise InputError(problem) from None
+            return Step(step.frame, problem=problem)
+        return step._replace(fed=None, classes=classes)
 
     def draw(step: Step) -> Result:
         if step.problem:
@@ -124,7 +134,7 @@ def predict(
         return result._replace(remark=step.remark)
 
     steps = stack.enter_context(closing(ahead(frames, prepare, threads)))
-    return stack.enter_context(closing(ahead(run(steps), draw, threads)))
+    return stack.enter_context(closing(ahead(map(run, steps), draw, threads)))
 
 
 def counted(results: Iterator[Result], found: Found, stack: ExitStack) -> Iterator[Result]:
@@ -197,6 +207,7 @@ def parse_args() -> argparse.Namespace:
     add("sources", nargs="+", help="pictures, videos, folders, patterns, a camera's number")
     add("--out", type=Path, metavar="FOLDER", help="where results go; without, --view only")
     add("--save", nargs="+", choices=KINDS, default=["overlay"], help="default: overlay")
+    add("--jpeg", action="store_true", help="overlays as JPEG, which is written in less time")
     add("--view", action="store_true", help="show the overlays in a window; q quits")
     add("--json", action="store_true", help="also write shares.json")
     add("--legend", choices=LEGENDS, default="appearing", help="classes named below a picture")
@@ -209,7 +220,7 @@ def parse_args() -> argparse.Namespace:
     add("--classes", metavar="NAME", help="data set or .yaml file, where they do not say these")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--precision", choices=DTYPES, default="fp32")
-    add("--runtime", choices=RUNTIMES, default="torch", help="see utils/deploy.py")
+    add("--runtime", choices=RUNTIMES, default="torch", help="compiled takes a minute per size")
     args = parser.parse_args()
     args.save = list(dict.fromkeys(args.save))
     if args.out is None and (not args.view or args.json):

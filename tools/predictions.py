@@ -19,9 +19,10 @@ from utils.names import distinct_files
 from utils.predictor import Predictor
 from utils.records import atomic_file, write_json
 from utils.video_file import video_file
-from utils.visualize import side_by_side, write_png
+from utils.visualize import side_by_side, write_photograph, write_png
 
 KINDS = ("overlay", "color", "index", "side")
+PHOTOGRAPHS = ("overlay", "side")
 LEGENDS = ("appearing", "all", "none")
 SHARES = ("shares.csv", "shares.json")
 LONGEST_NAME = 240  # bytes; file systems take 255
@@ -30,11 +31,15 @@ LONGEST_NAME = 240  # bytes; file systems take 255
 class Places:
     """Where results lie: OUT/<kind>/<name of the source>.png, .mp4, or a folder of PNGs.
 
+    jpeg: overlays and what is side by side are .jpg, not .png.
+
     Raises ValueError where a result would take the place of a source.
     """
 
-    def __init__(self, out: Path, kinds: Sequence[str], sources: Sequence[Source]) -> None:
-        self.out, self.kinds = out, tuple(kinds)
+    def __init__(
+        self, out: Path, kinds: Sequence[str], sources: Sequence[Source], *, jpeg: bool = False
+    ) -> None:
+        self.out, self.kinds, self.jpeg = out, tuple(kinds), jpeg
         names = distinct_files(_below_common(sources), "")
         self._names = dict(zip(sources, names, strict=True))
         beside = os.path.realpath(out) + os.sep
@@ -53,7 +58,7 @@ class Places:
 
     def of(self, source: Source, kind: str) -> Path:
         """A file, or a folder for the class maps of a video."""
-        suffix = ".png"
+        suffix = ".jpg" if self.jpeg and kind in PHOTOGRAPHS else ".png"
         if source.is_moving:
             suffix = "" if kind == "index" else ".mp4"
         return self.out / kind / f"{self._names[source]}{suffix}"
@@ -129,7 +134,7 @@ class Drawer:
                 continue
             if frame.source.is_moving:
                 path = path / f"{frame.number:06d}.png"
-            write_png(path, picture, photograph=kind in ("overlay", "side"))
+            (write_photograph if kind in PHOTOGRAPHS else write_png)(path, picture)
         view = self.draw("overlay", frame, image, classes, counts) if self.view else None
         return Result(frame, counts / classes.size, classes.shape, moving, view)
 

@@ -41,6 +41,16 @@ def test_every_kind_of_picture(call, checkpoint, frames, predictor, tmp_path):
     assert len(found) > 2
 
 
+def test_overlays_as_jpeg(call, checkpoint, frames, tmp_path):
+    for out, more in (("png", ()), ("jpg", ("--jpeg",))):
+        kinds = ("--save", "overlay", "side", "color")
+        call(SCRIPT, checkpoint, frames / "2.png", "--out", tmp_path / out, *kinds, *more)
+    assert files(tmp_path / "jpg") == ["color/2.png", "overlay/2.jpg", "shares.csv", "side/2.jpg"]
+    for kind in ("overlay", "side"):
+        exact = png(tmp_path / f"png/{kind}/2.png").astype(int)
+        assert np.abs(png(tmp_path / f"jpg/{kind}/2.jpg") - exact).mean() < 12
+
+
 @pytest.mark.parametrize("legend", ["appearing", "all", "none"])
 def test_the_legend(call, checkpoint, frames, predictor, tmp_path, legend):
     call(SCRIPT, checkpoint, frames / "2.png", "--out", tmp_path / "out", "--legend", legend)

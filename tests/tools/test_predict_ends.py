@@ -148,13 +148,33 @@ def test_a_full_disk_in_the_middle_of_a_video(run, checkpoint, tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_picture_that_memory_does_not_hold_is_named(call, checkpoint, frames, monkeypatch):
+    predict = Predictor.run
+
+    def run(predictor, fed):
+        if fed.size == (131, 64):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+        return predict(predictor, fed)
+
+    monkeypatch.setattr(Predictor, "run", run)
+    out = frames.parent / "out"
+    told = call(SCRIPT, checkpoint, frames, "--out", out, status=1).stdout
+    assert "2.png: this machine has no memory left" in told and "--long-side or --slide" in told
+    assert files(out) == ["overlay/0.png", "overlay/1.png", "shares.csv"]
+    write_video(frames.parent / "clip.mp4", scenes(3, 131, 64))
+    words = (SCRIPT, checkpoint, frames.parent / "clip.mp4", "--out", out, "--frames", 2)
+    monkeypatch.setattr(Predictor, "run", lambda *_: run(_[0], _[1]._replace(size=(131, 64))))
+    assert "clip.mp4: this machine has no memory" in call(*words, status=2).stderr
+    assert files(out) == ["overlay/0.png", "overlay/1.png", "shares.csv"]
+
+
 def test_a_fault_while_drawing_is_told_and_leaves_no_table(call, checkpoint, frames, monkeypatch):
     predictions = importlib.import_module("predictions")
 
     def fail(*_arguments, **_more):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(predictions, "write_png", fail)
+    monkeypatch.setattr(predictions, "write_photograph", fail)
     out = frames.parent / "out"
     assert "Input/output error" in call(SCRIPT, checkpoint, frames, "--out", out, status=2).stderr
     assert files(out) == []

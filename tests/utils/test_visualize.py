@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from utils.visualize import error_map, plot_confusion, plot_curve, side_by_side, write_png
+from utils.visualize import (
+    error_map,
+    plot_confusion,
+    plot_curve,
+    side_by_side,
+    write_photograph,
+    write_png,
+)
 
 
 def test_overlays_stand_beside_their_image(tmp_path):
@@ -21,6 +28,18 @@ def test_overlays_stand_beside_their_image(tmp_path):
     assert picture[5, 22].tolist() == [255] * 3
     write_png(tmp_path / "sub" / "x.png", picture)
     assert np.array_equal(cv2.imread(str(tmp_path / "sub/x.png"))[..., ::-1], picture)
+
+
+def test_photographs_are_png_or_jpeg(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    picture = cv2.GaussianBlur(picture, (0, 0), 3)
+    for name, kind in (("x.png", b"\x89PNG"), ("x.jpg", b"\xff\xd8")):
+        write_photograph(tmp_path / name, picture)
+        assert (tmp_path / name).read_bytes().startswith(kind)
+        read = cv2.imread(str(tmp_path / name))[..., ::-1].astype(int)
+        assert np.abs(read - picture).max() <= (0 if name == "x.png" else 20)
+    with pytest.raises(ValueError, match=r"\(1, 70000, 3\) cannot be written as JPG"):
+        write_photograph(tmp_path / "y.jpg", np.zeros((1, 70000, 3), np.uint8))
 
 
 def test_class_maps_keep_their_values(tmp_path):
