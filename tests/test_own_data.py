@@ -10,6 +10,8 @@ import shlex
 import signal
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from configs import get_config
@@ -59,7 +61,7 @@ def call(folder, words):
 def outputs(folder):
     """The output of every command of the page, in order."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(lines) == 6
+    assert len(lines) == 7
     done = {}
     for line in lines:
         status, done[line] = call(folder, shlex.split(line))
@@ -78,6 +80,13 @@ def test_the_commands_of_the_page_check_train_and_score(folder, outputs):
         record = json.loads((output / "rtlinearformer_slim_own/eval_val.json").read_text())
         assert record["dataset"] == name and classes <= set(record["scores"]["classes"])
         assert record["scores"]["mIoU"] > 0.9  # as the page says
+    predicted = folder / "output/shapes/predicted"
+    index = cv2.imread(str(predicted / "index/val_003.png"), cv2.IMREAD_UNCHANGED)
+    label = cv2.imread(str(folder / "data/shapes/labels/val_003.png"))[..., ::-1]
+    palette = np.array([(0, 0, 0), (220, 60, 60), (60, 60, 220)], np.uint8)
+    assert (palette[index] == label).all(-1).mean() > 0.9
+    assert len(list((predicted / "overlay").iterdir())) == 32
+    assert len((predicted / "shares.csv").read_text().splitlines()) == 33
 
 
 @pytest.mark.slow

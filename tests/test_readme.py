@@ -62,6 +62,12 @@ def test_command_resolves(line):
         args = parse_arguments(parser, words=arguments)
         config = get_config([ROOT / path for path in args.cfg], args.opts)
         resolve_name(config.MODEL.NAME)
+    elif script.name == "predict.py":
+        args = importlib.import_module("predict").parse_args(arguments)
+        assert (args.arch is None) == (args.classes is None)
+        if args.arch:
+            resolve_name(args.arch)
+            get_meta(args.classes)
     elif script.parent.name == "speed":
         resolve_name(arguments[arguments.index("--a") + 1].replace("-", "_"))
         assert all(n.isdecimal() for n in arguments[arguments.index("--r") + 1 :][:2])

@@ -198,7 +198,8 @@ def load(args: argparse.Namespace) -> Predictor:
     )
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of the command line, or `words`. Raises ValueError for values out of range."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -221,7 +222,7 @@ def parse_args() -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--precision", choices=DTYPES, default="fp32")
     add("--runtime", choices=RUNTIMES, default="torch", help="compiled takes a minute per size")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     args.save = list(dict.fromkeys(args.save))
     if args.out is None and (not args.view or args.json):
         raise InputError("--out FOLDER is needed, where results go")
