@@ -14,8 +14,9 @@ disk is full; 130: Ctrl-C.
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,15 +63,14 @@ def main() -> int:
     stop, began = StopRequest(when="after this frame"), time.perf_counter()
     with ExitStack() as stack:
         results = Results(places, predictor.names, stack)
-        drawn = predict(predictor, drawer, read_frames(found.sources, args.frames), stack)
+        frames = read_frames(found.sources, args.frames)
+        drawn = predict(
+            predictor, drawer, frames, stack, lambda: bool(stop or (window and window.closed))
+        )
         for result in counted(drawn, found, stack):
             results.keep(result)
             if window and result.view is not None:
-                still = not result.frame.source.is_moving
-                if not window.show(result.view, waits=still):
-                    break
-            if stop:
-                break
+                window.show(result.view, waits=not result.frame.source.is_moving, stop=stop)
         results.finish()
     if args.json:
         results.write_json({"weights": str(args.weights), "classes": list(predictor.names)})
@@ -96,11 +96,16 @@ class Step(NamedTuple):
 
 
 def predict(
-    predictor: Predictor, drawer: Drawer, frames: Iterator[Frame], stack: ExitStack
+    predictor: Predictor,
+    drawer: Drawer,
+    frames: Iterator[Frame],
+    stack: ExitStack,
+    ended: Callable[[], bool],
 ) -> Iterator[Result]:
     """Results in the order of the frames; reading, the network and drawing overlap.
 
-    What is between them is bounded. `stack` ends the threads.
+    What is between them is bounded. `stack` ends the threads. Once it has `ended`, no frame goes
+    into the network any more, and what has come out of it is drawn and given.
     """
     transform, threads = predictor.transform, max(1, min(MOST_THREADS, cpu_count() // 2))
     cv2.setNumThreads(0)  # the threads here are enough
@@ -109,11 +114,11 @@ def predict(
         try:
             image = frame.image()
             check_scale(transform, image, frame)
+            fed = predictor.prepare(image)
         except DataError as error:
             return Step(frame, problem=str(error))
         more = "" if frame.source.is_moving else further_frames(frame.source.name)
-        remark = f"{frame.source.name} {more}" if more else ""
-        return Step(frame, image, predictor.prepare(image), remark=remark)
+        return Step(frame, image, fed, remark=more and f"{frame.source.name} {more}")
 
     def run(step: Step) -> Step:
         try:
@@ -134,7 +139,8 @@ def predict(
         return result._replace(remark=step.remark)
 
     steps = stack.enter_context(closing(ahead(frames, prepare, threads)))
-    return stack.enter_context(closing(ahead(map(run, steps), draw, threads)))
+    computed = map(run, takewhile(lambda _: not ended(), steps))
+    return stack.enter_context(closing(ahead(computed, draw, threads)))
 
 
 def counted(results: Iterator[Result], found: Found, stack: ExitStack) -> Iterator[Result]:

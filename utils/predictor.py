@@ -48,7 +48,8 @@ class Predictor:
     Attributes:
         names: of the classes, in the order of their ids.
         palette: their colours, (C, 3) uint8 RGB.
-        deployment: where and how the network runs.
+        device: where the network runs.
+        deployment: where and how it does.
     """
 
     def __init__(

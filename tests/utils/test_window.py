@@ -37,7 +37,9 @@ def screen(monkeypatch):
 def test_keys(screen, waits, keys, goes_on, left):
     screen[0].extend(keys)
     picture = PICTURE + np.array([1, 2, 3], np.uint8)
-    assert Window().show(picture, waits=waits) == goes_on
+    window = Window()
+    window.show(picture, waits=waits)
+    assert window.closed != goes_on
     assert len(screen[0]) == left
     assert screen[1][0][0, 0].tolist() == [3, 2, 1]  # OpenCV takes BGR
 
@@ -45,7 +47,15 @@ def test_keys(screen, waits, keys, goes_on, left):
 def test_a_window_that_was_closed_quits(screen, monkeypatch):
     window = Window()
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 0.0)
-    assert not window.show(PICTURE, waits=True)
+    for _ in range(3):
+        window.show(PICTURE, waits=True)
+    assert window.closed and len(screen[1]) == 1
+
+
+def test_a_request_to_stop_ends_the_wait(screen):
+    window = Window()
+    window.show(PICTURE, waits=True, stop=True)
+    assert not window.closed
 
 
 def test_no_window_no_display(screen, monkeypatch):
