@@ -21,8 +21,8 @@ OPTIONS = {
     "depths": (1, 1, 2, 1),
     "decoder_channels": 32,
     "num_queries": 10,
-    "encoder_layers": 2,
-    "decoder_layers": 4,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
 }
 
 
