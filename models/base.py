@@ -30,11 +30,14 @@ class SegModel(nn.Module):
         num_aux: number of auxiliary outputs of `forward_train`.
         has_boundary: whether `forward_train` gives a boundary logit, which needs its target.
         output_stride: input pixels per logit pixel.
-        size_divisor: height and width must be multiples of this (1: any size).
+        size_divisor: height and width must be multiples of this (1: any size), which is also what
+            images are padded to; a network that takes others replaces `check_size`.
         align_corners: convention of `upsample`, the last resize to the image.
         training_only: names of submodules that inference does not use; `fuse` drops them.
         lr_multipliers: learning-rate factor of the parameters below a submodule (others: 1).
-        is_trainable: whether there is a loss for what `forward_train` gives.
+        no_decay: names of parameters, or of what holds them, that weight decay leaves alone.
+        learns_by: what the loss compares with the label: "pixels", class scores of every pixel
+            (`TrainOutputs`), or "queries", the classes and masks that queries predict.
     """
 
     num_aux = 0
@@ -44,7 +47,8 @@ class SegModel(nn.Module):
     align_corners = False
     training_only: tuple[str, ...] = ()
     lr_multipliers: Mapping[str, float] = MappingProxyType({})
-    is_trainable = True
+    no_decay: tuple[str, ...] = ()
+    learns_by = "pixels"
     architecture = ""
 
     def __init__(self, num_classes: int) -> None:

@@ -8,10 +8,9 @@ github.com/yuhuan-wu/LRFormer on mmdetection's head.
     forward     the published prediction: every pixel's class scores are the queries' class
                 probabilities weighed by their masks, at the size of the image
 The decoder's modules are those of the library transformers, the same as the published ones tensor
-by tensor; it is imported when a network is built. Only the deformable attention is written here,
-for its positions in 16 bits.
-Any input size passes. The published test pads images to multiples of 32, for which a caller may
-pad as well.
+by tensor; it is imported when a network is built. Written here are only the deformable attention,
+for its positions in 16 bits, and the way through the pixel decoder, for CUDA graphs.
+Any input size passes; the published test pads images to multiples of 32.
 """
 
 import math
@@ -167,13 +166,54 @@ class QueryHead(nn.Module):
         self.pixel_decoder.level_embed = nn.Parameter(torch.empty(3, channels))  # holds anything
         if not self.classify.weight.is_meta:
             init_decoder(self)
+        self.train()
+
+    def train(self, mode: bool = True) -> "QueryHead":
+        """Training mode, which changes nothing in the head: it drops nothing.
+
+        Only, the library's encoder layers would look for overflows then, and the host wait.
+        """
+        super().train(mode)
+        for layer in self.pixel_decoder.encoder.layers:
+            layer.training = False
+        return self
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Of every round the queries, N, queries, channels, and their masks."""
-        pixels = self.pixel_decoder(list(features), return_dict=True)
-        rounds = self.transformer_module(pixels.multi_scale_features, pixels.mask_features)
+        rounds = self.transformer_module(*self.pixels(features))
         queries = [state.transpose(0, 1) for state in rounds.intermediate_hidden_states]
         return queries, rounds.masks_queries_logits
+
+    def pixels(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The three coarse features, the coarsest first, after looking at each other, and the map
+        at H/4, W/4 that masks are made of.
+
+        What the library's own forward computes; that sends the sizes of the maps to the device,
+        which cannot be recorded as a CUDA graph.
+        """
+        decoder, (fine, *coarse) = self.pixel_decoder, features
+        coarse = coarse[::-1]
+        maps = [project(x) for project, x in zip(decoder.input_projections, coarse, strict=True)]
+        codes = [
+            tokens(decoder.position_embedding(x.shape, x.device, x.dtype)) + level
+            for x, level in zip(coarse, decoder.level_embed, strict=True)
+        ]
+        shapes = [tuple(x.shape[2:]) for x in coarse]
+        x, code = torch.cat(list(map(tokens, maps)), 1), torch.cat(codes, 1)
+        for layer in decoder.encoder.layers:
+            x, *_ = layer(x, None, position_embeddings=code, spatial_shapes_list=shapes)
+        parts = x.split([height * width for height, width in shapes], 1)
+        levels = [
+            part.transpose(1, 2).unflatten(2, shape)
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+        x = decoder.layer_1(decoder.adapter_1(fine) + resize(levels[-1], fine.shape[2:]))
+        return levels, decoder.mask_projection(x)
+
+
+def tokens(x: Tensor) -> Tensor:
+    """N, channels, H, W to N, H * W, channels."""
+    return x.flatten(2).transpose(1, 2)
 
 
 def init_decoder(head: QueryHead) -> None:
@@ -229,8 +269,14 @@ class LRFormerPlus(SegModel):
     """
 
     output_stride = 1
-    is_trainable = False
+    size_divisor = 32  # to which the published test pads; any size passes
+    learns_by = "queries"
     lr_multipliers = {"backbone": 0.1}  # noqa: RUF012
+    # As published: the pixel decoder's code of its levels decays.
+    no_decay = tuple(
+        f"head.transformer_module.{name}"
+        for name in ("queries_embedder", "queries_features", "level_embed")
+    )
 
     def __init__(
         self,
@@ -271,6 +317,9 @@ class LRFormerPlus(SegModel):
             encoder_layers,
             decoder_layers,
         )
+
+    def check_size(self, height: int, width: int) -> None:
+        """Any size passes."""
 
     def forward(self, x: Tensor) -> Tensor:
         queries, masks = self.head(self.backbone(x)[1:])

@@ -100,6 +100,11 @@ def check_extra(name: str) -> None:
         )
 
 
+def missing_extras() -> dict[Callable[..., SegModel], Extra]:
+    """Classes of architectures that cannot be built here -> the extra that is not installed."""
+    return {_VARIANTS[n][0]: extra for n, extra in _NEEDS.items() if not extra.is_installed()}
+
+
 def build_model(name: str, num_classes: int, **options) -> SegModel:
     """Build an architecture with fresh weights.
 

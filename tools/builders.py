@@ -28,7 +28,10 @@ from utils.checkpoint import FORMAT, check_belongs
 from utils.criterion import SegCriterion
 from utils.deploy import Deployment, Prepared, choose_runtime, prepare_for_inference
 from utils.errors import InputError
+from utils.query_criterion import QueryCriterion
 from utils.run_state import Precision
+
+Criterion = SegCriterion | QueryCriterion
 
 
 def count(number: int, thing: str) -> str:
@@ -217,13 +220,8 @@ def load_into(
     return load_weights(model, checkpoint, reset, inference=inference)
 
 
-def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegCriterion:
+def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> Criterion:
     """The loss of `config` for the outputs that `model` has. Raises ValueError without one."""
-    if not model.is_trainable:
-        raise InputError(
-            f"MODEL.NAME {config.MODEL.NAME} cannot be trained here, there is no loss for its "
-            "queries; load its published weights, or train a network with a dense head"
-        )
     loss = config.LOSS
     aux_weights = loss.AUX_WEIGHTS or (0.4,) * model.num_aux
     if len(aux_weights) != model.num_aux:
@@ -233,9 +231,15 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
         )
     # Those that are counted come later, see `weighing`: nothing is read before all is checked.
     weights = {"published": meta.class_weights, "enet": (1.0,) * meta.num_classes}
+    class_weights = weights.get(config.DATASET.CLASS_WEIGHTS)
+    if model.learns_by == "queries":
+        check_query_loss(config)
+        return QueryCriterion(
+            meta.num_classes, class_weights=class_weights, ignore_label=meta.ignore_label
+        )
     return SegCriterion(
         loss.NAME,
-        class_weights=weights.get(config.DATASET.CLASS_WEIGHTS),
+        class_weights=class_weights,
         ignore_label=meta.ignore_label,
         ohem_threshold=loss.OHEM_THRESHOLD,
         ohem_min_kept=loss.OHEM_MIN_KEPT,
@@ -249,6 +253,16 @@ def build_criterion(config: CfgNode, model: SegModel, meta: DatasetMeta) -> SegC
         dice_weight=loss.DICE,
         lovasz_weight=loss.LOVASZ,
     )
+
+
+def check_query_loss(config: CfgNode) -> None:
+    """Raise ValueError where the configuration asks for a loss of pixels, but queries learn."""
+    for name, needed in (("NAME", "ce"), ("DICE", 0.0), ("LOVASZ", 0.0), ("LABEL_SMOOTHING", 0.0)):
+        if config.LOSS[name] != needed:
+            raise InputError(
+                f"LOSS.{name} is {config.LOSS[name]}; {config.MODEL.NAME} learns by the classes "
+                f"and masks of its queries, not by single pixels, and needs LOSS.{name} {needed}"
+            )
 
 
 def check_runtime(config: CfgNode, device: torch.device) -> str:

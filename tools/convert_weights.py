@@ -20,11 +20,13 @@ from manifest import check_digest, entry_of, where_to_get
 
 from datasets import DatasetMeta, EvalTransform, get_meta
 from models import build_model, resolve_name
-from models.registry import is_known
+from models.registry import check_extra, is_known
 from models.weights import (
+    Checkpoint,
     absent_training_heads,
     class_count,
     load_weights,
+    needs_extra,
     read_checkpoint,
     recognise,
     rename_for,
@@ -41,6 +43,7 @@ def main() -> int:
     meta = get_meta(args.dataset) if args.dataset else None
     checkpoint = read_checkpoint(args.file)
     check_digest(args.file)
+    check_installed(args.file, checkpoint)
     name = resolve_name(args.a) if args.a else recognise(checkpoint.tensors)
     if not is_known(name):
         raise InputError(
@@ -83,6 +86,15 @@ def check_output(source: Path, out: Path) -> None:
         raise InputError(f"{out} exists; name another --out or remove it")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} of --out {out} does not exist")
+
+
+def check_installed(source: Path, checkpoint: Checkpoint) -> None:
+    """Refuse weights of a network that needs an extra which is not installed."""
+    stated = checkpoint.facts.get("architecture")
+    if is_known(stated):
+        check_extra(stated)
+    if needing := needs_extra(checkpoint.tensors):
+        raise InputError(f"{source} holds {needing}")
 
 
 def parse_options(words: list[str]) -> dict:

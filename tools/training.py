@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from builders import (
+    Criterion,
     build_criterion,
     build_dataset,
     build_eval_transform,
@@ -53,7 +54,6 @@ from utils.checkpoint import (
     read_resumable,
     require_room,
 )
-from utils.criterion import SegCriterion
 from utils.distributed import (
     World,
     is_launched,
@@ -88,7 +88,7 @@ class Job:
     folder: Path
     meta: DatasetMeta
     model: SegModel
-    criterion: SegCriterion
+    criterion: Criterion
     train_set: SceneDataset
     test_set: SceneDataset
     plan: Plan
@@ -318,6 +318,7 @@ def build_run(config: CfgNode, model: SegModel, meta: DatasetMeta, plan: Plan, w
         momentum=t.MOMENTUM,
         decay_norms=t.WD_ON_NORM,
         lr_multipliers=model.lr_multipliers,
+        no_decay=model.no_decay,
     )
     facts = {
         "architecture": model.architecture,
@@ -343,7 +344,7 @@ def build_run(config: CfgNode, model: SegModel, meta: DatasetMeta, plan: Plan, w
 def build_step(
     config: CfgNode,
     run: Run,
-    criterion: SegCriterion,
+    criterion: Criterion,
     world: World,
     stop: Callable[[], bool],
     tell: Callable[[str], None],
@@ -364,7 +365,7 @@ def build_step(
 
 
 def build_capture(
-    config: CfgNode, criterion: SegCriterion, world: World, tell: Callable[[str], None]
+    config: CfgNode, criterion: Criterion, world: World, tell: Callable[[str], None]
 ) -> Capture | None:
     """A recorder of steps, where TRAIN.CAPTURE and the machine allow one."""
     t = config.TRAIN

@@ -1,7 +1,7 @@
 """Optimisers and the learning rate as a function of how much of a run lies behind."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,11 @@ def steps_by_itself(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda")
 
 
+def _is_in(key: str, name: str) -> bool:
+    """Whether a parameter is called `name`, or lies in a submodule of that name."""
+    return f"{key}.".startswith(f"{name}.")
+
+
 def build_optimizer(
     model: nn.Module,
     name: str,
@@ -65,6 +70,7 @@ def build_optimizer(
     momentum: float = 0.9,
     decay_norms: bool = True,
     lr_multipliers: Mapping[str, float] | None = None,
+    no_decay: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters of `model`.
 
@@ -73,15 +79,16 @@ def build_optimizer(
         decay_norms: False exempts biases and norm parameters (one dimension) from the decay.
         lr_multipliers: submodule prefix -> factor on the learning rate (and, in AdamW, thereby
             on the decay step).
+        no_decay: names of parameters, or of submodules that hold them, which never decay.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for key, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = next(
-            (f for prefix, f in (lr_multipliers or {}).items() if key.startswith(f"{prefix}.")), 1.0
-        )
-        groups.setdefault((scale, decay_norms or parameter.ndim > 1), []).append(parameter)
+        scale = next((f for name, f in (lr_multipliers or {}).items() if _is_in(key, name)), 1.0)
+        decays = decay_norms or parameter.ndim > 1
+        decays = decays and not any(_is_in(key, name) for name in no_decay)
+        groups.setdefault((scale, decays), []).append(parameter)
     params = [
         {
             "params": parameters,

@@ -68,10 +68,10 @@ class _Interval:
 class Step:
     """A callable that takes the batches of one step and changes a Run.
 
-    The host reads nothing back in it. Whether loss and gradient are finite is decided on the
-    device: if they are not, weights, optimiser, averaged weights and norm statistics stay as they
-    were. What happened is looked at every `log_every` steps by `collect`; on a GPU one interval
-    late, so that nobody waits.
+    The host reads nothing back in it, but for a criterion that must (`needs_host`). Whether loss
+    and gradient are finite is decided on the device: if they are not, weights, optimiser, averaged
+    weights and norm statistics stay as they were. What happened is looked at every `log_every`
+    steps by `collect`; on a GPU one interval late, so that nobody waits.
 
     Args:
         forward: the training form of the run's network, DistributedDataParallel around it or not.

@@ -4,6 +4,7 @@ from .convert import (
     absent_training_heads,
     class_count,
     convert_state_dict,
+    needs_extra,
     recognise,
     rename_for,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "find_trained",
     "load_trained",
     "load_weights",
+    "needs_extra",
     "read_checkpoint",
     "recognise",
     "rename_for",

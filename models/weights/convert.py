@@ -21,7 +21,14 @@ from .. import (
 )
 from ..errors import InputError
 from ..layers.reparam import fuse
-from ..registry import build_backbone, build_model, is_known, list_backbones, list_models
+from ..registry import (
+    build_backbone,
+    build_model,
+    is_known,
+    list_backbones,
+    list_models,
+    missing_extras,
+)
 from .bisenet import BISENETV1, BISENETV2
 from .ddrnet import DDRNET
 from .gcnet import GCNET
@@ -265,6 +272,8 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
     families: dict[str, str] = {}
     if len(state) > _MAX_KEYS:
         return ""
+    if needing := needs_extra(state):
+        return needing
     plain = list_models()
     extra = [name for name in list_models(extras=True) if name not in plain]
     for name in (*plain, *extra, *list_backbones()):
@@ -284,6 +293,23 @@ def recognise(state: Mapping[str, Tensor], besides: str = "") -> str:
     if len(families) == 1:
         (family, dialect), *_ = families.items()
         return f"{family} weights of other sizes ({dialect} names)"
+    return ""
+
+
+def needs_extra(keys: Iterable[str]) -> str:
+    """What published tensors are that nothing can be made of without an extra that is not
+    installed, and the command; "" for others."""
+    keys = list(keys)
+    wrapper = len(strip_wrappers(keys))
+    bare = tuple(key[wrapper:] for key in keys)
+    for kind, extra in missing_extras().items():
+        for renaming in _foreign(kind, bare):
+            headed = any(target.startswith("head.") for target in renaming.sources)
+            if headed and not renaming.unknown:
+                return (
+                    f"{renaming.dialect.name} weights, which need {extra.module}: pip install -e "
+                    f".[{extra.name}]"
+                )
     return ""
 
 

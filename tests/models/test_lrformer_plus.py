@@ -29,7 +29,15 @@ from models.lrformer_plus import (
     pixel_centres,
     semantic_logits,
 )
-from models.weights import class_count, convert_state_dict, load_weights, recognise, rename_for
+from models.weights import (
+    class_count,
+    convert_state_dict,
+    load_weights,
+    needs_extra,
+    read_checkpoint,
+    recognise,
+    rename_for,
+)
 from models.weights.convert import DIALECTS
 from models.weights.rules import rename_keys
 from utils.parity import read_fixture
@@ -121,9 +129,34 @@ def test_the_library_is_not_imported_before_a_network_is_built(root):
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
 
 
-def test_training_is_refused_without_the_extra(without_extra, refuses, tiny, tmp_path):
-    refuses([SENTENCE], "tools/train.py", *train(tiny, tmp_path))
+@pytest.mark.parametrize("tool", ["train", "eval"])
+def test_tools_refuse_without_the_extra(without_extra, refuses, tiny, tmp_path, tool):
+    options = {i for i, word in enumerate(tiny) if word.startswith("MODEL.OPTIONS.")}
+    kept = [word for i, word in enumerate(tiny) if not {i, i - 1} & options]
+    words = [*kept, "MODEL.NAME", "lrformer_t_plus", "OUTPUT_DIR", tmp_path]
+    refuses([SENTENCE], f"tools/{tool}.py", *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_speed_script_refuses_without_the_extra(without_extra, refuses):
+    refuses([SENTENCE], "models/speed/speed.py", "--a", "lrformer_t_plus", "--r", "64", "64")
+
+
+def test_conversion_names_the_extra(without_extra, refuses, shared, save, tmp_path):
+    pairs = read_fixture(shared / "parity" / "lrformer_t_plus.json").tensors()
+    published = save({key: torch.zeros([1] * len(shape)) for key, shape in pairs})
+    words = ["holds LRFormer+ weights, which need transformers: pip install -e .[query]"]
+    out = ("--out", tmp_path / "ours.pt")
+    assert recognise(read_checkpoint(published).tensors) == words[0].removeprefix("holds ")
+    refuses(words, "tools/convert_weights.py", published, *out)
+    refuses(words, "tools/convert_weights.py", published, *out, "--a", "lrformer_t")
+    content = {"model": {"head.classify.bias": torch.zeros(8)}, "architecture": "lrformer_t_plus"}
+    own = save(content, "own.pt")
+    refuses([SENTENCE], "tools/convert_weights.py", own, *out)
+    with pytest.raises(ValueError, match=r"holds LRFormer\+ weights.*, the model is lrformer_t$"):
+        load_weights(meta("lrformer_t", 150), published)
+    assert needs_extra(meta("lrformer_t", 150).state_dict()) == ""
+    assert not (tmp_path / "ours.pt").exists()
 
 
 def test_parity_is_unknown_without_the_extra(without_extra, shared):
@@ -140,20 +173,7 @@ def test_published_keys_are_known_without_the_extra(shared):
     assert set(renaming.parts.values()) == {(0, 3), (1, 3), (2, 3)}
 
 
-def train(tiny: list[str], folder) -> list[str]:
-    """Arguments that would train on drawn scenes and write to `folder`."""
-    options = {i for i, word in enumerate(tiny) if word.startswith("MODEL.OPTIONS.")}
-    kept = [word for i, word in enumerate(tiny) if not {i, i - 1} & options]
-    return [*kept, "MODEL.NAME", "lrformer_t_plus", "OUTPUT_DIR", str(folder)]
-
-
 # With it
-
-
-def test_training_is_refused(with_extra, refuses, tiny, tmp_path):
-    words = ["lrformer_t_plus cannot be trained here, there is no loss for its queries"]
-    refuses(words, "tools/train.py", *train(tiny, tmp_path))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_library_of_another_kind_is_one_sentence(with_extra, monkeypatch):

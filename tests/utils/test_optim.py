@@ -89,6 +89,16 @@ def test_groups_scale_rate_and_exempt_norms():
     assert seen[id(model.head.bias)] == pytest.approx((0.1, 0.0))
 
 
+def test_what_is_named_never_decays():
+    model = Net()
+    names = ("body.0", "head.weight", "hea", "bod")
+    optimizer = build_optimizer(model, "sgd", lr=0.1, weight_decay=0.5, no_decay=names)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    spared = [name for name, p in model.named_parameters() if not decays[id(p)]]
+    assert spared == ["body.0.weight", "body.0.bias", "head.weight"]
+    assert set(decays.values()) == {0.0, 0.5}
+
+
 def test_sgd_decays_everything_by_default_and_unknown_names_are_refused():
     optimizer = build_optimizer(Net(), "sgd", lr=0.1, weight_decay=0.5, momentum=0.8)
     assert isinstance(optimizer, torch.optim.SGD)

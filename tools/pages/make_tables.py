@@ -123,14 +123,12 @@ def verified_architectures() -> dict[str, str]:
 
 
 def manifest_table() -> str:
-    """Markdown table of the published files that can be loaded, in the manifest's order."""
+    """Markdown table of the published files, in the manifest's order."""
     rows = [
         "| File | Architecture | Trained on | Published score | Measured how | Source |",
         "|---|---|---|--:|---|---|",
     ]
     for key, entry in read_manifest().items():
-        if not entry.get("supported", True):
-            continue
         page = entry["source"].removeprefix("https://").split("/")
         cells = (
             f"`{key}`",
