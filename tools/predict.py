@@ -4,9 +4,10 @@
 
 A checkpoint of this project says what it is; published or bare weights need --arch and --classes.
 Sources are files, folders with all below them, patterns in quotes, or the number of a camera. The
-folder --out then holds OUT/<kind>/<name>.png for every picture, OUT/<kind>/<name>.mp4 for every
-video, and each class's share of the pixels in shares.csv. Of files with several pages or frames
-(GIF, TIFF) the first is read. Ctrl-C ends after the frame at hand; a video ends there and is whole.
+folder --out then holds OUT/<kind>/<name> for every one of them (overlays as JPEG, colours and class
+ids as PNG, videos as MP4), and each class's share of the pixels in shares.csv. Of files with
+several pages or frames (GIF, TIFF) the first is read. Ctrl-C ends after the frame at hand; a video
+ends there and is whole.
 
 Exit status 0: done; 1: something could not be read, the rest is done; 2: nothing was begun, or the
 disk is full; 130: Ctrl-C.
@@ -23,8 +24,8 @@ from typing import Any, NamedTuple
 import _init_paths
 import cv2
 import numpy as np
-from checks import LONGEST_SIDE, MOST_PIXELS, check_folder
-from predictions import KINDS, LEGENDS, Drawer, Places, Result, Results
+from checks import LONGEST_SIDE, check_folder
+from predictions import KINDS, LEGENDS, Drawer, Places, Result, Results, check_scale
 from torch import Tensor
 from tqdm import tqdm
 
@@ -51,9 +52,7 @@ def main() -> int:
         check_folder(args.out, "--out")
     found = find_sources(args.sources, () if args.out is None else Places.own(args.out))
     report(found, args.sources)
-    places = (
-        None if args.out is None else Places(args.out, args.save, found.sources, jpeg=args.jpeg)
-    )
+    places = None if args.out is None else Places(args.out, args.save, found.sources, png=args.png)
     window = Window() if args.view else None
     predictor = load(args)
     print(f"{args.weights}: {len(predictor.names)} classes; {predictor.deployment}")
@@ -135,7 +134,10 @@ def predict(
     def draw(step: Step) -> Result:
         if step.problem:
             return Result(step.frame, problem=step.problem)
-        result = drawer(step.frame, step.image, step.classes.cpu().numpy())
+        try:
+            result = drawer(step.frame, step.image, step.classes.cpu().numpy())
+        except InputError as error:  # larger than JPEG can be
+            return Result(step.frame, problem=str(error))
         return result._replace(remark=step.remark)
 
     steps = stack.enter_context(closing(ahead(frames, prepare, threads)))
@@ -152,17 +154,6 @@ def counted(results: Iterator[Result], found: Found, stack: ExitStack) -> Iterat
             bar.total += result.frame.announced
         yield result
         bar.update()
-
-
-def check_scale(transform: EvalTransform, image: np.ndarray, frame: Frame) -> None:
-    """Raise DataError if a picture would be enlarged beyond reason."""
-    (height, width), old = transform.target_size(image.shape[:2]), image.shape[:2]
-    large = max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS
-    if large and height * width > old[0] * old[1]:
-        raise DataError(
-            f"{frame.source.name} would be brought from {old[0]}x{old[1]} to {height}x{width} "
-            f"(height x width) for the network; accepted: sides of up to {LONGEST_SIDE}"
-        )
 
 
 def report(found: Found, words: list[str]) -> None:
@@ -214,7 +205,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     add("sources", nargs="+", help="pictures, videos, folders, patterns, a camera's number")
     add("--out", type=Path, metavar="FOLDER", help="where results go; without, --view only")
     add("--save", nargs="+", choices=KINDS, default=["overlay"], help="default: overlay")
-    add("--jpeg", action="store_true", help="overlays as JPEG, which is written in less time")
+    add("--png", action="store_true", help="overlays as PNG, too, which takes more time")
     add("--view", action="store_true", help="show the overlays in a window; q quits")
     add("--json", action="store_true", help="also write shares.json")
     add("--legend", choices=LEGENDS, default="appearing", help="classes named below a picture")

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from checks import LONGEST_SIDE, MOST_PIXELS
 from tqdm import tqdm
 
+from datasets import DataError, EvalTransform
 from datasets.sources import Frame, Source
 from utils.errors import InputError
 from utils.legend import drawable, with_legend
@@ -29,17 +31,17 @@ LONGEST_NAME = 240  # bytes; file systems take 255
 
 
 class Places:
-    """Where results lie: OUT/<kind>/<name of the source>.png, .mp4, or a folder of PNGs.
+    """Where results lie: OUT/<kind>/<name of the source>.jpg, .png, .mp4, or a folder of PNGs.
 
-    jpeg: overlays and what is side by side are .jpg, not .png.
+    png: overlays and what is side by side are PNGs, too.
 
     Raises ValueError where a result would take the place of a source.
     """
 
     def __init__(
-        self, out: Path, kinds: Sequence[str], sources: Sequence[Source], *, jpeg: bool = False
+        self, out: Path, kinds: Sequence[str], sources: Sequence[Source], *, png: bool = False
     ) -> None:
-        self.out, self.kinds, self.jpeg = out, tuple(kinds), jpeg
+        self.out, self.kinds, self.png = out, tuple(kinds), png
         names = distinct_files(_below_common(sources), "")
         self._names = dict(zip(sources, names, strict=True))
         beside = os.path.realpath(out) + os.sep
@@ -58,7 +60,7 @@ class Places:
 
     def of(self, source: Source, kind: str) -> Path:
         """A file, or a folder for the class maps of a video."""
-        suffix = ".jpg" if self.jpeg and kind in PHOTOGRAPHS else ".png"
+        suffix = ".jpg" if kind in PHOTOGRAPHS and not self.png else ".png"
         if source.is_moving:
             suffix = "" if kind == "index" else ".mp4"
         return self.out / kind / f"{self._names[source]}{suffix}"
@@ -81,6 +83,17 @@ def _below_common(sources: Sequence[Source]) -> list[str]:
             name = os.path.join(folder, stem[: LONGEST_NAME // 4 - 9] + suffix[:9])
         names.append(name)
     return names
+
+
+def check_scale(transform: EvalTransform, image: np.ndarray, frame: Frame) -> None:
+    """Raise DataError if a picture would be enlarged beyond reason."""
+    (height, width), old = transform.target_size(image.shape[:2]), image.shape[:2]
+    large = max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS
+    if large and height * width > old[0] * old[1]:
+        raise DataError(
+            f"{frame.source.name} would be brought from {old[0]}x{old[1]} to {height}x{width} "
+            f"(height x width) for the network; accepted: sides of up to {LONGEST_SIDE}"
+        )
 
 
 class Result(NamedTuple):

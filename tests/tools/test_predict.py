@@ -17,7 +17,9 @@ from utils.predictor import Predictor
 def test_every_kind_of_picture(call, checkpoint, frames, predictor, tmp_path):
     out = tmp_path / "out"
     kinds = ("overlay", "color", "index", "side")
-    told = call(SCRIPT, checkpoint, frames, "--out", out, "--save", *kinds, "--opacity", 0.3).stdout
+    told = call(
+        SCRIPT, checkpoint, frames, "--out", out, "--save", *kinds, "--opacity", 0.3, "--png"
+    ).stdout
     names = [f"{kind}/{number}.png" for kind in kinds for number in range(3)]
     assert files(out) == sorted([*names, "shares.csv"])
     assert "3 frames in" in told and "frames/s" in told and "could not" not in told
@@ -41,8 +43,8 @@ def test_every_kind_of_picture(call, checkpoint, frames, predictor, tmp_path):
     assert len(found) > 2
 
 
-def test_overlays_as_jpeg(call, checkpoint, frames, tmp_path):
-    for out, more in (("png", ()), ("jpg", ("--jpeg",))):
+def test_overlays_are_jpegs_by_default(call, checkpoint, frames, tmp_path):
+    for out, more in (("png", ("--png",)), ("jpg", ())):
         kinds = ("--save", "overlay", "side", "color")
         call(SCRIPT, checkpoint, frames / "2.png", "--out", tmp_path / out, *kinds, *more)
     assert files(tmp_path / "jpg") == ["color/2.png", "overlay/2.jpg", "shares.csv", "side/2.jpg"]
@@ -53,7 +55,9 @@ def test_overlays_as_jpeg(call, checkpoint, frames, tmp_path):
 
 @pytest.mark.parametrize("legend", ["appearing", "all", "none"])
 def test_the_legend(call, checkpoint, frames, predictor, tmp_path, legend):
-    call(SCRIPT, checkpoint, frames / "2.png", "--out", tmp_path / "out", "--legend", legend)
+    call(
+        SCRIPT, checkpoint, frames / "2.png", "--out", tmp_path / "out", "--legend", legend, "--png"
+    )
     image = read_image(frames / "2.png")
     classes = predictor(image)
     entries = list(zip(DRAWN, map(tuple, PALETTE), strict=True))
@@ -112,7 +116,7 @@ def test_sources_of_all_kinds_at_once_have_names_of_their_own(call, checkpoint, 
     write_video(tmp_path / "other/0.mp4", scenes(3))
     words = [frames, tmp_path / "other/*.jpg", tmp_path / "other/0.mp4"]
     call(SCRIPT, checkpoint, *words, "--out", tmp_path / "out", "--frames", 2)
-    names = ["frames/0.png.png", "frames/1.png.png", "frames/2.png.png", "other/0.jpg.png"]
+    names = ["frames/0.png.jpg", "frames/1.png.jpg", "frames/2.png.jpg", "other/0.jpg.jpg"]
     expected = [f"overlay/{name}" for name in (*names, "other/0.mp4.mp4")]
     assert files(tmp_path / "out") == [*expected, "shares.csv"]
     assert len(read_video(tmp_path / "out/overlay/other/0.mp4.mp4")[0]) == 2
@@ -132,7 +136,7 @@ def test_a_source_is_never_replaced(refuses, checkpoint, frames, tmp_path):
     (tmp_path / "overlay").mkdir()
     (tmp_path / "overlay/0.png").write_bytes(before := (frames / "0.png").read_bytes())
     words = ["overlay/0.png is a source and would be lost; name another --out"]
-    refuses(words, SCRIPT, checkpoint, tmp_path / "overlay/0.png", "--out", tmp_path)
+    refuses(words, SCRIPT, checkpoint, tmp_path / "overlay/0.png", "--out", tmp_path, "--png")
     words = ["overlay: no picture and no video there (the folders of --out are left out)"]
     refuses(words, SCRIPT, checkpoint, tmp_path / "overlay", "--out", tmp_path)
     assert (tmp_path / "overlay/0.png").read_bytes() == before

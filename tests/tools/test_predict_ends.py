@@ -109,7 +109,7 @@ def test_a_signal_ends_after_the_frame_and_what_is_written_is_whole(
     assert process.returncode == status, err
     assert "stopping after this frame and saving" in err and "Traceback" not in err
     assert files(out) == [
-        *(f"overlay/{number}.png" for number in range(3)), "overlay/long.mp4",
+        *(f"overlay/{number}.jpg" for number in range(3)), "overlay/long.mp4",
         "shares.csv", "shares.json",
     ]  # fmt: skip
     count = len(read_video(out / "overlay/long.mp4")[0])
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_grow_ends_it_and_leaves_no_video(run, checkpoint, fr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and "noise.mp4 cannot be written: " in lines[0], done.stderr
     assert "nothing was written" in lines[0]
-    assert files(out) == [f"overlay/{number}.png" for number in range(3)]
+    assert files(out) == [f"overlay/{number}.jpg" for number in range(3)]
 
 
 @pytest.mark.slow
@@ -160,12 +160,12 @@ def test_a_picture_that_memory_does_not_hold_is_named(call, checkpoint, frames, 
     out = frames.parent / "out"
     told = call(SCRIPT, checkpoint, frames, "--out", out, status=1).stdout
     assert "2.png: this machine has no memory left" in told and "--long-side or --slide" in told
-    assert files(out) == ["overlay/0.png", "overlay/1.png", "shares.csv"]
+    assert files(out) == ["overlay/0.jpg", "overlay/1.jpg", "shares.csv"]
     write_video(frames.parent / "clip.mp4", scenes(3, 131, 64))
     words = (SCRIPT, checkpoint, frames.parent / "clip.mp4", "--out", out, "--frames", 2)
     monkeypatch.setattr(Predictor, "run", lambda *_: run(_[0], _[1]._replace(size=(131, 64))))
     assert "clip.mp4: this machine has no memory" in call(*words, status=2).stderr
-    assert files(out) == ["overlay/0.png", "overlay/1.png", "shares.csv"]
+    assert files(out) == ["overlay/0.jpg", "overlay/1.jpg", "shares.csv"]
 
 
 def test_a_fault_while_drawing_is_told_and_leaves_no_table(call, checkpoint, frames, monkeypatch):

@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run, checkpoint, fram
     }  # fmt: skip
     assert len(problems) == 7 and all(any(w in line for line in problems) for w in words)
     assert "7 of 10 sources could not be read, or not to their end" in done.stdout
-    written = {"0.png", "1.png", "2.png", "drive.mp4"}
+    written = {"0.jpg", "1.jpg", "2.jpg", "drive.mp4"}
     assert {*files(tmp_path / "out/overlay")} == written
     kept = len(read_video(tmp_path / "out/overlay/drive.mp4")[0])
     assert 0 < kept < 20 and f"ends after {kept} of the 20 frames" in done.stdout
@@ -125,6 +125,17 @@ def test_a_video_of_a_camera_held_upright(call, checkpoint, predictor, tmp_path)
     assert np.array_equal(png(out / "index/turned/000001.png"), classes)
 
 
+def test_a_picture_that_is_too_long_for_jpeg_is_named(call, checkpoint, frames, tmp_path):
+    (frames / "row.png").write_bytes(saved(np.full((1, 65600, 3), 90, np.uint8), "PNG"))
+    out = tmp_path / "out"
+    arguments = (SCRIPT, checkpoint, frames, "--out", out, "--legend", "none")
+    told = call(*arguments, status=1).stdout
+    assert "row.jpg: a picture of shape (1, 65600, 3) cannot be written as such" in told
+    assert files(out / "overlay") == ["0.jpg", "1.jpg", "2.jpg"]
+    call(*arguments, "--png")
+    assert "row.png" in files(out / "overlay")
+
+
 def test_a_picture_that_would_be_enlarged_beyond_reason_is_named(call, checkpoint, tmp_path):
     (tmp_path / "row.png").write_bytes(saved(scenes(1, 1, 400)[0], "PNG"))
     arguments = ("--out", tmp_path / "out", "--short-side", 500)
@@ -142,5 +153,5 @@ def test_a_name_that_is_no_unicode(run, checkpoint, tmp_path):
     with open(name, "wb") as stream:
         stream.write(saved(scenes(1)[0], "PNG"))
     run(SCRIPT, checkpoint, tmp_path, "--out", tmp_path / "out")
-    assert os.listdir(os.fsencode(tmp_path / "out/overlay")) == [b"lat\xe9in.png"]
+    assert os.listdir(os.fsencode(tmp_path / "out/overlay")) == [b"lat\xe9in.jpg"]
     assert b"/lat\xe9in.png,0," in (tmp_path / "out/shares.csv").read_bytes()
