@@ -34,7 +34,7 @@ from datasets.machine import cpu_count
 from datasets.sources import Found, Frame, find_sources, further_frames, read_frames
 from models import fuse
 from models.weights import load_trained
-from utils.ahead import ahead
+from utils.ahead import ahead, behind
 from utils.deploy import DTYPES, RUNTIMES
 from utils.errors import InputError
 from utils.failures import memory_failure
@@ -142,7 +142,7 @@ def predict(
 
     steps = stack.enter_context(closing(ahead(frames, prepare, threads)))
     computed = map(run, takewhile(lambda _: not ended(), steps))
-    return stack.enter_context(closing(ahead(computed, draw, threads)))
+    return stack.enter_context(closing(behind(computed, draw, threads)))
 
 
 def counted(results: Iterator[Result], found: Found, stack: ExitStack) -> Iterator[Result]:

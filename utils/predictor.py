@@ -29,15 +29,13 @@ class ImageTransform(Protocol):
 
 
 class Fed(NamedTuple):
-    """A picture as the network takes it.
+    """A picture on its way into the network.
 
-    pixels: 1, 3, h, w, normalised and padded, in the network's precision.
-    scaled: (height, width) without the padding.
+    pixels: 1, 3, h, w, float32, scaled and normalised.
     size: (height, width) of the picture.
     """
 
     pixels: Tensor
-    scaled: tuple[int, int]
     size: tuple[int, int]
 
 
@@ -118,12 +116,12 @@ class Predictor:
             raise InputError(f"the picture is {found}; accepted: RGB, (H, W, 3), uint8")
         if not image.size:
             raise InputError(f"the picture is {image.shape}; it has no pixel")
-        scaled = torch.from_numpy(self.transform.image(image))[None]
-        pixels = padded(scaled, self._classes)
-        pixels = pixels.to(self._classes.dtype, memory_format=torch.channels_last)
+        # No more of PyTorch than this: its threads beside those of the network are more than there
+        # are cores, and OpenMP then lets all of them sleep between operations.
+        pixels = torch.from_numpy(self.transform.image(image))[None]
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
-        return Fed(pixels, tuple(scaled.shape[2:]), image.shape[:2])
+        return Fed(pixels, image.shape[:2])
 
     @torch.inference_mode()
     def run(self, fed: Fed) -> Tensor:
@@ -132,12 +130,13 @@ class Predictor:
         A GPU may still be at them; `.cpu()` waits.
         """
         pixels = fed.pixels.to(self.device, non_blocking=self.device.type == "cuda")
-        if self.slide is None and fed.scaled == fed.size:
+        scaled, pixels = tuple(pixels.shape[2:]), padded(pixels, self._classes)
+        if self.slide is None and scaled == fed.size:
             height, width = fed.size
             return self._classes(pixels)[0, :height, :width].contiguous()
         # As evaluation scores it: logits at the size of the image, brought to `size` from there.
         views = {"mode": "slide", "crop_size": self.slide} if self.slide else {}
-        height, width = fed.scaled
+        height, width = scaled
         logits = predict_logits(self._logits, pixels, pad=True, **views)[..., :height, :width]
         return class_map(logits, fed.size)[0]
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from utils.ahead import ahead
+from utils.ahead import ahead, behind
 
 
 def wait_until(condition, seconds=60):
@@ -19,14 +19,15 @@ def helpers():
     return [t for t in threading.enumerate() if t.name.startswith("ahead")]
 
 
+@pytest.mark.parametrize("staged", [ahead, behind])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_results_come_in_the_order_of_the_items(threads):
+def test_results_come_in_the_order_of_the_items(staged, threads):
     def work(item):
         time.sleep(0.003 * (item % 3))  # later ones are done earlier
         return item * item
 
-    assert list(ahead(range(40), work, threads)) == [item * item for item in range(40)]
-    assert list(ahead([], work, threads)) == [] and not helpers()
+    assert list(staged(range(40), work, threads)) == [item * item for item in range(40)]
+    assert list(staged([], work, threads)) == [] and not helpers()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -62,11 +63,12 @@ def broken():
     raise OSError("items")
 
 
-@pytest.mark.parametrize(("items", "kind"), [(range(9), KeyError), (broken(), OSError)])
-def test_errors_come_in_their_turn(items, kind):
+@pytest.mark.parametrize("staged", [ahead, behind])
+@pytest.mark.parametrize(("items", "kind"), [(range, KeyError), (broken, OSError)])
+def test_errors_come_in_their_turn(staged, items, kind):
     got = []
     with pytest.raises(kind):
-        for result in ahead(items, fail, 2):
+        for result in staged(items(9) if items is range else items(), fail, 2):
             got.append(result)
     assert got == [0, 1, 2] and not helpers()
 
@@ -87,3 +89,21 @@ def test_an_error_of_a_stage_passes_the_next():
         list(second)
     first.close()
     assert not helpers()
+
+
+def test_the_caller_makes_the_items_while_threads_finish_earlier_ones():
+    threads, gate = [], threading.Event()
+
+    def make():
+        for item in range(4):
+            threads.append(threading.current_thread())
+            if item == 2:
+                gate.set()
+            yield item
+
+    def work(item):
+        assert gate.wait(60)  # the first is done only once the third has been made
+        return item
+
+    assert list(behind(make(), work, 2)) == [0, 1, 2, 3]
+    assert set(threads) == {threading.main_thread()} and not helpers()
