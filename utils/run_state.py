@@ -43,6 +43,11 @@ class Plan:
         """Of the whole run, unless it is timed."""
         return self.limit or self.epochs * self.steps_per_epoch
 
+    @property
+    def ends_within(self) -> bool:
+        """Whether the run may end within an epoch."""
+        return bool(self.limit or self.seconds)
+
     def position(self, progress: "Progress", step_in_epoch: int | None = None) -> int:
         """Steps of this plan that lie behind, at `progress` or another step of its epoch: those
         taken where it has a limit, else what the epochs come to, whose length may have changed."""
@@ -184,7 +189,7 @@ class Run:
     def finished(self) -> bool:
         """Whether all is trained and scored."""
         plan, progress = self.plan, self.progress
-        if not (plan.limit or plan.seconds):
+        if not plan.ends_within:
             return progress.epoch >= plan.epochs
         recorded = not progress.step_in_epoch or progress.ended_at == progress.step
         return recorded and plan.ended(progress)
@@ -227,7 +232,11 @@ class Run:
                 NormStatistics(self.averaged.model).average(world)
 
     def restore(self, saved: dict[str, Any], world: World) -> None:
-        """Go on from `state`; with another batch or another number of processes, at the epoch."""
+        """Go on from `state`; with another batch or another number of processes, at the epoch.
+
+        A run of limited steps or time that has reached its end stays there: its last epoch may have
+        to be scored, and begun again it would count as done.
+        """
         self.model.load_state_dict(saved.get("trained", saved["model"]))
         if self.averaged is not None:
             self.averaged.model.load_state_dict(saved["model"])
@@ -239,7 +248,8 @@ class Run:
         self.progress = Progress(**{"step": steps} | told)  # files of old have no "step"
         self.norms.remember()
         same = restore_random_state(saved["random"], world) and saved["batch"] == self.plan.batch
-        if not same or saved["steps_per_epoch"] != self.plan.steps_per_epoch:
+        changed = not same or saved["steps_per_epoch"] != self.plan.steps_per_epoch
+        if changed and not (self.plan.ends_within and self.plan.ended(self.progress)):
             self.progress.restart_epoch()
 
 

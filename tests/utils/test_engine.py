@@ -412,6 +412,36 @@ def test_an_ended_run_takes_no_step_before_it_is_scored():
     assert run.finished
 
 
+@pytest.mark.parametrize("limits", [{"limit": 10}, {"limit": 8}, {"seconds": 30.0}], ids=str)
+@pytest.mark.parametrize("then", [(4, 4, 1), (2, 8, 1), (4, 2, 1), (4, 2, 2)], ids=str)
+def test_a_run_killed_in_its_last_scoring_is_scored_whatever_has_changed(limits, then):
+    """`then`: steps of an epoch, images of a step and processes afterwards."""
+    steps, batch, processes = then
+    run = new_run(Net(), steps=4)
+    run.plan, run.progress.epoch, run.progress.trained = Plan(3, 4, 1, 2, **limits), 1, 10.0
+    run.progress.step = 4
+    while not run.plan.ended(run.progress):
+        run.progress.advance()
+        run.progress.trained += 5.0
+        if not run.plan.ended(run.progress) and run.progress.step_in_epoch == 4:
+            run.end_epoch()
+    saved = run.state(random_state(WORLD))
+    rest = new_run(Net(), steps=4)
+    rest.plan = Plan(3, steps, 1, batch, **limits)
+    rest.restore(saved, World(0, processes, CPU))
+    assert rest.plan.ended(rest.progress) and not rest.finished
+    taken = rest.progress.step
+    assert train_one_epoch(rest, new_step(rest), batches(steps, 2), Log())
+    assert rest.progress.step == taken and not rest.finished
+    rest.end_epoch()
+    assert rest.finished
+    longer = new_run(Net(), steps=4)  # with steps left, the epoch is begun again
+    longer.plan = Plan(3, steps, 1, batch, **{name: 2 * value for name, value in limits.items()})
+    longer.restore(saved, World(0, processes, CPU))
+    if (steps, batch, processes) != (4, 2, 1):
+        assert longer.progress.step_in_epoch == 0 and not longer.finished
+
+
 def scored(networks, loader, **more):
     counts = evaluate(
         networks,
