@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import itertools
 import json
 import math
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from configs import get_config
 from models.weights import load_trained
 from utils.results import half_precision, mean_and_spread, read_results, split_file, wanted_runs
 
@@ -183,6 +185,23 @@ def test_a_record_is_of_the_weights_that_it_started_from(place, refuses, results
     row = {"cfg": [CFG], "set": SMALL}
     words = ["second-304.json", "start an earlier one (now 0)"]
     refuses(words, "tools/results.py", *place(first=row, second=row | {"start": "first"}))
+
+
+def test_the_rows_of_the_documentation_can_be_compared(results, root):
+    """Lists have nothing in common, and rows of one score differ in no list and no crop."""
+    table = results.read_table(root / "docs/results.yaml")
+    seen = {}
+    for run in wanted_runs(table, "docs/results.yaml"):
+        config = get_config([root / file for file in run.cfg], run.settings)
+        lists = [config.DATASET.TRAIN_SET, config.DATASET.TEST_SET, run.score]
+        if config.DATASET.DATASET == "synthetic":
+            spans = sorted(tuple(map(int, text.split(":"))) for text in lists)
+            assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans)), run.stem
+        else:
+            parts = [Path(text).stem for text in lists]
+            assert parts == ["train", "val", "test"], run.stem
+        rule = seen.setdefault(run.score, (lists, config.TRAIN.IMAGE_SIZE, config.TRAIN.BASE_SIZE))
+        assert rule == (lists, config.TRAIN.IMAGE_SIZE, config.TRAIN.BASE_SIZE), run.stem
 
 
 def test_settings_have_a_work_folder_of_their_own(results):
