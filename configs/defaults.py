@@ -35,7 +35,7 @@ def _dataset() -> CfgNode:
     c.ON_ERROR = "stop"  # bad training image or label: stop | skip (take another, count it)
     c.REPEATED_LINES = False  # lines of TRAIN_SET may stand there several times
     # none (or False) | published (or True): the dataset's, where it states any | enet:
-    # 1 / ln(1.1 + share of the class in the labels of TRAIN_SET)
+    # 1 / ln(1.1 + share of the class in the labels of TRAIN_SET), 1 on the average of their pixels
     c.CLASS_WEIGHTS = "published"
     return c
 

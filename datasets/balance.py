@@ -50,6 +50,15 @@ def fingerprint(dataset: SceneDataset) -> str:
 
 
 def enet_weights(pixels: Sequence[int]) -> tuple[float, ...]:
-    """1 / ln(1.1 + share of the class) from its pixels, as ENet weighs classes (there 1.02)."""
-    total = max(1, sum(pixels))
-    return tuple(1 / math.log(ENET + count / total) for count in pixels)
+    """1 / ln(1.1 + share of the class) from its pixels, as ENet weighs classes (there 1.02), scaled
+    so that the labelled pixels weigh 1 on average; 1 for every class where there are none.
+
+    Without the scale the weights would be 4 or so on average, and losses that do not divide by them
+    (OHEM, a mean over all pixels) that much larger beside the others.
+    """
+    total = sum(pixels)
+    if not total:
+        return (1.0,) * len(pixels)
+    weights = [1 / math.log(ENET + count / total) for count in pixels]
+    mean = sum(weight * count for weight, count in zip(weights, pixels, strict=True)) / total
+    return tuple(weight / mean for weight in weights)

@@ -169,9 +169,10 @@ class TrainTransform:
         Args:
             thumb: `thumbnail` of its label, where the transform `looks_at_labels`.
             mirror: what flip "alternate" does.
-            calm: factor 1 (or the nearest that is allowed) and no colour change.
+            calm: `calm_factor` and no colour change.
         """
-        scale = self.draw_factor(rng, calm) * self.base_scale(size)
+        factor = self.calm_factor(size) if calm else self.draw_factor(rng)
+        scale = factor * self.base_scale(size)
         rows, out_rows = _span(size[0], self.crop_size[0], scale)
         columns, out_columns = _span(size[1], self.crop_size[1], scale)
         for _ in range(1 + CROP_REDRAWS):
@@ -221,11 +222,16 @@ class TrainTransform:
             image, label, edge = (_mirror(array) for array in (image, label, edge))
         return Sample(self.normalize(recolor(image, augmentation.color)), label, edge)
 
-    def draw_factor(self, rng: np.random.Generator, calm: bool = False) -> float:
-        """A random scale factor; `calm`: 1, or the nearest that is allowed."""
+    def calm_factor(self, size: tuple[int, int]) -> float:
+        """1 for an image of `size` (height, width) that fills the crop so, else the factor at which
+        it does; or the nearest that is allowed."""
+        base = self.base_scale(size)
+        fills = max(crop / (side * base) for crop, side in zip(self.crop_size, size, strict=True))
+        return float(min(max(1.0, fills, self.scale_range[0]), self._highest()))
+
+    def draw_factor(self, rng: np.random.Generator) -> float:
+        """A random scale factor."""
         low, high = self.scale_range
-        if calm:
-            return float(min(max(1.0, low), high))
         if self.scale_log:
             return float(np.exp(rng.uniform(np.log(low), np.log(high))))
         if self.scale_step:
@@ -238,10 +244,12 @@ class TrainTransform:
 
     def largest_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that an image of `size` has after the largest scale."""
-        low, high = self.scale_range
-        factor = low + self.scale_step * self._steps() if self.scale_step else high
-        scale = factor * self.base_scale(size)
+        scale = self._highest() * self.base_scale(size)
         return scaled(size[0], scale), scaled(size[1], scale)
+
+    def _highest(self) -> float:
+        low, high = self.scale_range
+        return low + self.scale_step * self._steps() if self.scale_step else high
 
     def _steps(self) -> int:
         low, high = self.scale_range

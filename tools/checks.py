@@ -80,6 +80,24 @@ def unused_reset(config: CfgNode) -> list[str]:
     ]
 
 
+def idle_settings(config: CfgNode) -> list[str]:
+    """A sentence about every setting that others keep from doing anything."""
+    t, loss, found = config.TRAIN, config.LOSS, []
+    if t.CUTMIX and t.BATCH_SIZE_PER_GPU == 1:
+        found.append(
+            f"TRAIN.CUTMIX {t.CUTMIX:g} does nothing with TRAIN.BATCH_SIZE_PER_GPU 1: crops are "
+            "pasted into one another within a batch of one process (TRAIN.ACCUMULATE does not help)"
+        )
+    if t.CUTMIX and t.CALM >= 1:
+        found.append(f"TRAIN.CUTMIX {t.CUTMIX:g} does nothing with TRAIN.CALM {t.CALM:g}")
+    if loss.AUX_OVER_ALL_PIXELS and loss.AUX_NAME != "ce":
+        found.append(
+            f"LOSS.AUX_OVER_ALL_PIXELS True does nothing with LOSS.AUX_NAME {loss.AUX_NAME}, which "
+            "averages over the pixels that it keeps"
+        )
+    return found
+
+
 def check_test_batch(config: CfgNode, dataset: SceneDataset, samples: int = 8) -> None:
     """Raise ValueError if images to score become too large, or differ in size within a batch."""
     batch, sizes = config.TEST.BATCH_SIZE_PER_GPU, {}

@@ -109,7 +109,7 @@ def main() -> int:
 def start_log(job: Job, run: Run, loaders: Loaders, world: World) -> RunLog:
     """The run's log, with what is to be said before the first step."""
     log = RunLog(job.folder, enabled=world.is_main)
-    log.forget_after(run.progress.epoch)
+    log.forget_after(run.progress.epoch + run.finished)  # its last epoch may be an open one
     if world.is_main:
         atomic_write(job.folder / "config.yaml", job.config.dump())
     for line in opening(job, run, loaders, world):
@@ -214,7 +214,7 @@ def close_epoch(
     if confusion is not None and (is_best or last):
         log.info(confusion.table())
     log.info(epoch_line(record, plan, progress, Path(job.config.DATASET.TEST_SET).name))
-    progress.end_epoch()
+    run.end_epoch()
     if scores or run.finished or not plan.save_every:
         save(job, run, world, best=is_best)
     if world.is_main:
@@ -246,7 +246,8 @@ def epoch_line(record: dict[str, Any], plan: Plan, progress: Progress, scored: s
         line += f" skipped {record['skipped']}"
     if record["unreadable"]:
         line += f" unreadable {record['unreadable']}"
-    left = (plan.epochs - record["epoch"]) * (record["seconds"] + record.get("eval_seconds", 0.0))
+    left = max(0, plan.steps - plan.position(progress)) / plan.steps_per_epoch
+    left *= record["seconds"] + record.get("eval_seconds", 0.0)
     if plan.seconds:
         left = max(0.0, plan.seconds - progress.trained)  # scoring comes on top
     eta = datetime.timedelta(seconds=round(left))

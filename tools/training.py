@@ -26,6 +26,7 @@ from checks import (
     check_folder,
     check_network,
     check_test_batch,
+    idle_settings,
     refuse_changes,
     unused_reset,
 )
@@ -120,6 +121,7 @@ def check_job(config: CfgNode, folder: Path) -> Job:
         *quick_check(test_set),
         *unused_weights(config, meta),
         *unused_reset(config),
+        *idle_settings(config),
         *shared_images(train_set, test_set),
     ]
     if not test_set.labelled:

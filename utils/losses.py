@@ -70,13 +70,20 @@ def lovasz_loss(logits: Tensor, label: Tensor, ignore_label: int = 255) -> Tenso
 
 
 def _factors(errors: Tensor, inside: Tensor, counted: Tensor) -> Tensor:
-    """How much IoU each pixel's error takes, for one class: (pixels,), 0 where ignored."""
+    """How much IoU each pixel's error takes, for one class: (pixels,), 0 where ignored.
+
+    With T pixels of the class, of which h are among the pixels so far, and m others so far, the IoU
+    of a prediction that is wrong in all of them is (T - h) / (T + m). A pixel of the class takes
+    1 / (T + m) from it, another (T - h) / ((T + m) (T + m - 1)). In float32 differences of the IoU
+    itself, which is near 1 or 0, would be mostly rounding where pixels are many.
+    """
     order = torch.where(counted, errors, -1.0).argsort(descending=True, stable=True)
     hit = inside[order].long()  # whole numbers: float32 cannot count more than 2^24 pixels
     total = hit.sum()
-    missed, added = hit.cumsum(0), (1 - hit).cumsum(0)
-    jaccard = 1 - (total - missed).float() / (total + added).clamp_min(1).float()
-    steps = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+    found = (total - hit.cumsum(0)).float()
+    union = total + (1 - hit).cumsum(0)
+    per_pixel = 1 / union.clamp_min(1).float()
+    steps = torch.where(hit > 0, per_pixel, found * per_pixel / (union - 1).clamp_min(1).float())
     return torch.zeros_like(errors).scatter_(0, order, steps) * counted
 
 

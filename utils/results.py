@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from .errors import InputError
 from .records import atomic_write, sha256
 
@@ -127,6 +129,28 @@ def join_file(record: Mapping[str, Any], folder: Path, target: Path) -> None:
     atomic_write(target, data)
 
 
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """A few hexadecimal digits that tell settings from others."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def half_precision(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision; a tensor that does not fit its range stays as it is.
+
+    Raises ValueError where a value is not finite.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kept[name] = tensor
+            continue
+        if not tensor.isfinite().all():
+            raise InputError(f"the weights {name} are not finite")
+        half = tensor.half()
+        kept[name] = half if half.isfinite().all() else tensor
+    return kept
+
+
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """The records in a folder, sorted by name and seed. Raises ValueError for what is none."""
     records = []
@@ -134,16 +158,21 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             record["name"], record["seed"], record["test"]["mIoU"], record["weights"]["sha256"]
-        except (ValueError, KeyError, TypeError) as error:
+            record["settings"].items(), record["scored"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no record of a finished run; remove it") from error
         records.append(record)
     return sorted(records, key=lambda record: (record["name"], record["seed"]))
 
 
 def by_row(records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(name, its records) of every row that has any."""
-    for name in dict.fromkeys(record["name"] for record in records):
-        yield name, [record for record in records if record["name"] == name]
+    """(name, its records) of every row that has any; several times, where settings differ."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        key = record["name"], settings_digest(record["settings"])
+        rows.setdefault(key, []).append(record)
+    for (name, _), found in rows.items():
+        yield name, found
 
 
 def mean_and_spread(values: Sequence[float | None]) -> str:

@@ -43,9 +43,18 @@ class Plan:
         """Of the whole run, unless it is timed."""
         return self.limit or self.epochs * self.steps_per_epoch
 
-    def position(self, progress: "Progress") -> int:
-        """Steps of this plan that lie behind."""
-        return progress.epoch * self.steps_per_epoch + progress.step_in_epoch
+    @property
+    def ends_within(self) -> bool:
+        """Whether the run may end within an epoch."""
+        return bool(self.limit or self.seconds)
+
+    def position(self, progress: "Progress", step_in_epoch: int | None = None) -> int:
+        """Steps of this plan that lie behind, at `progress` or another step of its epoch: those
+        taken where it has a limit, else what the epochs come to, whose length may have changed."""
+        done = progress.step_in_epoch if step_in_epoch is None else step_in_epoch
+        if self.limit:
+            return progress.step - progress.step_in_epoch + done
+        return progress.epoch * self.steps_per_epoch + done
 
     def share(self, progress: "Progress", step_in_epoch: int | None = None) -> float:
         """How much of the run lies behind, 0..1, at `progress` or another step of its epoch.
@@ -54,8 +63,7 @@ class Plan:
         """
         if self.seconds:
             return min(1.0, progress.trained / self.seconds)
-        done = progress.step_in_epoch if step_in_epoch is None else step_in_epoch
-        return min(1.0, (progress.epoch * self.steps_per_epoch + done) / self.steps)
+        return min(1.0, self.position(progress, step_in_epoch) / self.steps)
 
     def ended(self, progress: "Progress") -> bool:
         """Whether no step is left; the last epoch may still have to be scored."""
@@ -63,7 +71,8 @@ class Plan:
 
     def describe(self, epoch: int) -> str:
         """`epoch 3/200`, or `epoch 3` where nobody knows how many there will be."""
-        return f"epoch {epoch}" if self.seconds else f"epoch {epoch}/{self.epochs}"
+        known = not self.seconds and epoch <= self.epochs  # more, where epochs were longer before
+        return f"epoch {epoch}/{self.epochs}" if known else f"epoch {epoch}"
 
 
 @dataclass
@@ -83,6 +92,7 @@ class Progress:
         trained: time all steps took, as the first process has measured it.
         best_miou: best mean IoU of the evaluations so far (0..1), -1 before the first.
         best_epoch: epochs finished at that evaluation.
+        ended_at: `step` at which the last epoch was recorded, scored if wanted.
     """
 
     epoch: int = 0
@@ -97,6 +107,7 @@ class Progress:
     trained: float = 0.0
     best_miou: float = -1.0
     best_epoch: int = 0
+    ended_at: int = -1
 
     def advance(self) -> None:
         """One more step is done; its numbers come later."""
@@ -177,9 +188,19 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether all is trained and scored."""
-        progress = self.progress
-        closed = not progress.step_in_epoch
-        return progress.epoch >= self.plan.epochs or (closed and self.plan.ended(progress))
+        plan, progress = self.plan, self.progress
+        if not plan.ends_within:
+            return progress.epoch >= plan.epochs
+        recorded = not progress.step_in_epoch or progress.ended_at == progress.step
+        return recorded and plan.ended(progress)
+
+    def end_epoch(self) -> None:
+        """Count the epoch under way, which is recorded. One that the limit of steps has come within
+        stays open: with a higher limit the run goes on there."""
+        plan, progress = self.plan, self.progress
+        progress.ended_at = progress.step
+        if not plan.limit or progress.step_in_epoch >= plan.steps_per_epoch:
+            progress.end_epoch()
 
     def weights(self) -> dict[str, Any]:
         """What best.pt holds: the network that is scored."""
@@ -211,18 +232,24 @@ class Run:
                 NormStatistics(self.averaged.model).average(world)
 
     def restore(self, saved: dict[str, Any], world: World) -> None:
-        """Go on from `state`; with another batch or another number of processes, at the epoch."""
+        """Go on from `state`; with another batch or another number of processes, at the epoch.
+
+        A run of limited steps or time that has reached its end stays there: its last epoch may have
+        to be scored, and begun again it would count as done.
+        """
         self.model.load_state_dict(saved.get("trained", saved["model"]))
         if self.averaged is not None:
             self.averaged.model.load_state_dict(saved["model"])
         restore_optimizer(self.optimizer, saved["optimizer"])
         if saved["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
-        steps = saved["steps_per_epoch"] * saved["progress"]["epoch"]  # of a file without "step"
-        self.progress = Progress(**{"step": steps} | saved["progress"])
+        told = saved["progress"]
+        steps = saved["steps_per_epoch"] * told["epoch"] + told["step_in_epoch"]
+        self.progress = Progress(**{"step": steps} | told)  # files of old have no "step"
         self.norms.remember()
         same = restore_random_state(saved["random"], world) and saved["batch"] == self.plan.batch
-        if not same or saved["steps_per_epoch"] != self.plan.steps_per_epoch:
+        changed = not same or saved["steps_per_epoch"] != self.plan.steps_per_epoch
+        if changed and not (self.plan.ends_within and self.plan.ended(self.progress)):
             self.progress.restart_epoch()
 
 

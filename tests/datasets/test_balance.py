@@ -33,11 +33,18 @@ def test_lines_that_stand_twice_count_twice(open_dataset, folder):
     assert count_pixels(open_dataset(repeats=True)) == [2 * count for count in once]
 
 
-def test_weights_are_those_of_enet():
-    weights = enet_weights([0, 10, 90])
-    expected = [1 / math.log(1.1), 1 / math.log(1.2), 1 / math.log(2.0)]
-    assert weights == pytest.approx(expected)
-    assert enet_weights([0, 0]) == pytest.approx([expected[0]] * 2)
+@pytest.mark.parametrize("pixels", [[0, 10, 90], [5, 5, 5], [1, 0, 10**9], [7]], ids=str)
+def test_weights_are_those_of_enet_and_one_on_average(pixels):
+    weights, total = enet_weights(pixels), sum(pixels)
+    expected = [1 / math.log(1.1 + count / total) for count in pixels]
+    ratios = [weight / weights[0] for weight in weights]
+    assert ratios == pytest.approx([value / expected[0] for value in expected])
+    mean = sum(w * count for w, count in zip(weights, pixels, strict=True)) / total
+    assert mean == pytest.approx(1)
+
+
+def test_without_a_labelled_pixel_all_weigh_the_same():
+    assert enet_weights([0, 0]) == (1.0, 1.0)
 
 
 def test_unreadable_labels_stop_or_count_nothing(open_dataset):

@@ -177,7 +177,35 @@ def test_calm_crops_have_scale_one_and_nothing_but_flips():
     ("low", "high", "factor"), [(0.5, 2.0, 1.0), (1.2, 2.0, 1.2), (0.3, 0.8, 0.8)]
 )
 def test_the_calm_scale_is_the_nearest_that_is_allowed(low, high, factor):
-    assert TrainTransform((8, 8), scale_range=(low, high)).draw_factor(RNG(0), True) == factor
+    assert TrainTransform((8, 8), scale_range=(low, high)).calm_factor((8, 8)) == factor
+
+
+@pytest.mark.parametrize(
+    ("size", "rule", "factor"),
+    [
+        ((60, 80), {}, 1.6),  # height decides
+        ((96, 64), {}, 1.875),  # width decides
+        ((96, 120), {}, 1.0),  # fills as it is
+        ((200, 300), {}, 1.0),
+        ((40, 50), {}, 2.0),  # cannot fill
+        ((60, 80), {"scale_range": (0.5, 1.3)}, 1.3),
+        ((40, 50), {"scale_range": (0.5, 2.1), "scale_step": 0.5}, 2.0),
+        ((480, 640), {"base_size": 80}, 1.6),  # 60 x 80 at factor 1
+        ((480, 640), {"base_size": 640, "short_side": 48}, 2.0),
+    ],
+    ids=str,
+)
+def test_a_calm_crop_is_enlarged_until_it_is_filled(size, rule, factor):
+    transform = TrainTransform((96, 120), **{"scale_range": (0.5, 2.0), **rule}, flip=False)
+    assert transform.calm_factor(size) == pytest.approx(factor)
+    drawn = transform.draw(size, RNG(0), calm=True)
+    image = np.full((*size, 3), 255, np.uint8)
+    found = transform.apply(Sample(image, np.zeros(size, np.uint8)), drawn)
+    filled = all(
+        side * factor * transform.base_scale(size) >= crop - 0.5
+        for side, crop in zip(size, (96, 120), strict=True)
+    )
+    assert bool((found.label == 0).all()) == filled
 
 
 def test_every_image_is_mirrored_in_every_other_epoch():

@@ -4,8 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from checks import idle_settings
 from planning import build_plan, build_schedule, length
-from training import Loaders
+from training import Loaders, check_job
 
 from configs import get_config
 from datasets import EpochBatchSampler
@@ -80,6 +81,26 @@ def test_true_and_false_keep_their_meaning(key, on, off, tmp_path):
         leaf.write_text(f"{section}: {{{name}: {str(value).lower()}}}")
         for found in (get_config(leaf), config(key, str(value)), config(key, str(value).lower())):
             assert found[section][name] == meant
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["TRAIN.CUTMIX", "0.5", "TRAIN.BATCH_SIZE_PER_GPU", "1"], "TRAIN.CUTMIX 0.5 does nothing"),
+        (["TRAIN.CUTMIX", "0.5", "TRAIN.CALM", "1"], "TRAIN.CUTMIX 0.5 does nothing"),
+        (["LOSS.AUX_NAME", "ohem", "LOSS.AUX_OVER_ALL_PIXELS", "True"], "AUX_OVER_ALL_PIXELS True"),
+        (["TRAIN.CUTMIX", "0.5", "TRAIN.BATCH_SIZE_PER_GPU", "2"], ""),
+        (["TRAIN.BATCH_SIZE_PER_GPU", "1"], ""),
+        (["LOSS.AUX_OVER_ALL_PIXELS", "True"], ""),
+        (["LOSS.AUX_NAME", "ohem"], ""),
+    ],
+    ids=str,
+)
+def test_settings_that_others_keep_from_acting_are_told(words, sentence):
+    found = idle_settings(config(*words))
+    assert len(found) == bool(sentence) and all(sentence in remark for remark in found)
+    if "TRAIN.BATCH_SIZE_PER_GPU" not in words:  # which this network cannot be trained with
+        assert found == [r for r in check_job(config(*words), Path()).remarks if "does noth" in r]
 
 
 def test_warm_up_is_the_same_in_steps_and_as_a_share():

@@ -2,18 +2,25 @@
 
 import hashlib
 import importlib
+import itertools
 import json
+import math
+import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
+from configs import get_config
 from models.weights import load_trained
-from utils.results import mean_and_spread, read_results, split_file, wanted_runs
+from utils.results import half_precision, mean_and_spread, read_results, split_file, wanted_runs
 
 CFG = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
+STRONG = "configs/_base_/strong_recipe.yaml"
 SMALL = {
     "MODEL.OPTIONS.base_channels": 8,
     "MODEL.OPTIONS.attention_channels": 16,
@@ -56,10 +63,19 @@ def test_a_table_is_trained_once_and_scored_on_its_list(place, run, tmp_path):
     assert record["scored"] == "200:204" and 0 <= record["test"]["mIoU"] <= 1
     assert [epoch["epoch"] for epoch in record["curve"]] == [1, 2]
     assert record["best"]["list"] == "scenes 100:104" and record["minutes"] > 0
+    assert record["settings"] == records[1]["settings"]
+    assert record["settings"]["MODEL.OPTIONS.base_channels"] == 8
+    assert "SEED" not in record["settings"] and str(tmp_path) not in json.dumps(record)
     weights = b"".join((tmp_path / "state" / f).read_bytes() for f in record["weights"]["files"])
     assert hashlib.sha256(weights).hexdigest() == record["weights"]["sha256"]
     trained = load_trained(tmp_path / "state" / record["weights"]["files"][0])
     assert trained.model.num_classes == 11 and trained.score == record["best"]
+    kept = tmp_path / "state" / record["weights"]["files"][0]
+    assert str(tmp_path).encode() not in kept.read_bytes()
+    (evaluation,) = (tmp_path / "work").glob("first-1-*/*/*/eval_200-204_half.json")
+    scored = json.loads(evaluation.read_text())
+    assert scored["weights_sha256"] == record["weights"]["sha256"]
+    assert scored["scores"] == record["test"]
     assert records[1]["weights"]["sha256"] != record["weights"]["sha256"]
 
     began = time.time()
@@ -105,6 +121,171 @@ def test_a_wrong_setting_is_refused_before_anything_is_trained(place, refuses, t
     assert not (tmp_path / "work").exists() and not (tmp_path / "state").exists()
 
 
+@pytest.fixture(scope="module")
+def results():
+    return importlib.import_module("results")
+
+
+def record_of(results, name, *, opts=(), seed=304, score="200:204", **row):
+    """A record as a finished run of such a row has left it."""
+    table = {"score": score, "runs": {name: {"cfg": [CFG], "set": SMALL, "seeds": [seed]} | row}}
+    (run,) = wanted_runs(table, "t")
+    args = SimpleNamespace(opts=list(opts), state=Path("nowhere"))
+    return {
+        "name": name, "title": name, "seed": seed, "architecture": "pidnet_s", "scored": score,
+        "curve": [{"epoch": e, "miou": 0.1 * e, "seconds": 60.0} for e in (1, 2)],
+        "best": {"miou": 0.2}, "minutes": 2.0, "environment": {"device": "Some CPU"},
+        "test": {"mIoU": 0.5, "classes": {"sky": {"IoU": 0.9}, "pole": {"IoU": None}}},
+        "weights": {"sha256": "0", "files": []}, "settings": results.settings_of(run, args),
+    }  # fmt: skip
+
+
+def put(folder, *records):
+    folder.mkdir(exist_ok=True, parents=True)
+    for record in records:
+        (folder / f"{record['name']}-{record['seed']}.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"set": SMALL | {"TRAIN.LR": 0.5}}, ["TRAIN.LR", "now 0.5"]),
+        ({"set": {**SMALL, "TRAIN.END_EPOCH": 3}}, ["TRAIN.END_EPOCH 2 (now 3)"]),
+        (
+            {"cfg": [CFG, STRONG], "set": SMALL | {"TRAIN.WARMUP_STEPS": 0}},
+            ["LOSS.DICE", "now 0.5"],
+        ),
+        ({"score": "300:304"}, ["score 200:204 (now 300:304)"]),
+        ({"opts": ["TRAIN.WD", "0.5"]}, ["TRAIN.WD", "now 0.5"]),
+    ],
+    ids=str,
+)
+def test_a_record_of_other_settings_is_refused_by_name(
+    change, words, place, refuses, results, tmp_path
+):
+    put(tmp_path / "state", record_of(results, "one"))
+    opts = change.pop("opts", ())
+    arguments = place(one={"cfg": [CFG], "set": SMALL} | change)
+    told = refuses(words, "tools/results.py", *arguments, *opts)
+    assert "one-304.json" in told and "remove the record" in told
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_record_serves_other_machines(place, call, results, tmp_path):
+    put(tmp_path / "state", record_of(results, "one"))
+    arguments = place(one={"cfg": [CFG], "set": SMALL})
+    out = call("tools/results.py", *arguments, "DATASET.ROOT", "../data", "WORKERS", 3).stdout
+    assert "one-304: done" in out and "train.py" not in out
+
+
+def test_a_record_is_of_the_weights_that_it_started_from(place, refuses, results, tmp_path):
+    first, second = record_of(results, "first"), record_of(results, "second")
+    second["settings"]["start"] = "an earlier one"
+    put(tmp_path / "state", first, second)
+    row = {"cfg": [CFG], "set": SMALL}
+    words = ["second-304.json", "start an earlier one (now 0)"]
+    refuses(words, "tools/results.py", *place(first=row, second=row | {"start": "first"}))
+
+
+def test_the_rows_of_the_documentation_can_be_compared(results, root):
+    """Lists have nothing in common, and rows of one score differ in no list and no crop."""
+    table = results.read_table(root / "docs/results.yaml")
+    seen = {}
+    for run in wanted_runs(table, "docs/results.yaml"):
+        config = get_config([root / file for file in run.cfg], run.settings)
+        lists = [config.DATASET.TRAIN_SET, config.DATASET.TEST_SET, run.score]
+        if config.DATASET.DATASET == "synthetic":
+            spans = sorted(tuple(map(int, text.split(":"))) for text in lists)
+            assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans)), run.stem
+        else:
+            parts = [Path(text).stem for text in lists]
+            assert parts == ["train", "val", "test"], run.stem
+        rule = seen.setdefault(run.score, (lists, config.TRAIN.IMAGE_SIZE, config.TRAIN.BASE_SIZE))
+        assert rule == (lists, config.TRAIN.IMAGE_SIZE, config.TRAIN.BASE_SIZE), run.stem
+
+
+def test_settings_have_a_work_folder_of_their_own(results):
+    folders = []
+    for more in ({}, {"TRAIN.LR": 0.5}, {"TRAIN.END_EPOCH": 3}):
+        row = {"cfg": [CFG], "set": SMALL | more}
+        (run,) = wanted_runs({"score": "200:204", "runs": {"a": row}}, "t")
+        for opts in ([], ["DATASET.ROOT", "elsewhere"]):
+            args = SimpleNamespace(opts=opts, work=Path("work"), state=Path("nowhere"))
+            settings = results.settings_of(run, args)
+            folders.append(results.configuration(run, args, settings)[1])
+    assert folders[::2] == folders[1::2] and len(set(folders)) == 3
+
+
+@pytest.mark.parametrize(
+    ("minutes", "table", "begun", "outcome"),
+    [
+        (70, 70, False, "trained"),
+        (70, 71, False, "left out, 70.0 minutes"),
+        (10, 70, False, "left out"),
+        (10, 70, True, "trained"),
+        (None, 1000, False, "trained"),
+    ],
+)
+def test_a_run_is_begun_where_its_minutes_are_left(
+    minutes, table, begun, outcome, results, monkeypatch, tmp_path
+):
+    row = {"cfg": [CFG], "set": SMALL, "minutes": table}
+    (run,) = wanted_runs({"score": "200:204", "runs": {"a": row}}, "t")
+    args = SimpleNamespace(opts=[], work=tmp_path, state=tmp_path)
+    _, folder = results.configuration(run, args, results.settings_of(run, args))
+    if begun:
+        folder.mkdir(parents=True)
+        (folder / "last.pt").touch()
+    trained = []
+    monkeypatch.setattr(results, "train", lambda *given: trained.append(given) and False)
+    end = None if minutes is None else time.monotonic() + 60 * minutes - 0.5
+    told = results.attempt(run, args, end)
+    assert bool(trained) == (outcome == "trained")
+    assert told.startswith("stopped" if trained else outcome)
+
+
+def test_what_fails_does_not_end_the_table(place, call, results, tmp_path):
+    """Weights that are not there fail only when training starts."""
+    bad = SMALL | {"MODEL.PRETRAINED": str(tmp_path / "gone.pt")}
+    arguments = place(
+        bad={"cfg": [CFG], "set": bad},
+        after={"cfg": [CFG], "set": SMALL, "start": "bad"},
+        last={"cfg": [CFG], "set": SMALL, "seeds": [7]},
+    )
+    put(tmp_path / "state", record_of(results, "last", seed=7))
+    done = call("tools/results.py", *arguments, status=1)
+    assert "bad-304: failed: training ended with status 2" in done.stdout
+    assert "after-304: left out, it starts from bad-304, which is not done\n" in done.stdout
+    assert "stopped" not in done.stdout and "last-7: done" in done.stdout
+    assert "not done: bad-304" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("score", ["5:1", "nothing"])
+def test_a_list_that_cannot_be_scored_is_refused_before_anything_is_trained(
+    score, place, refuses, tmp_path
+):
+    good = {"cfg": [CFG], "set": SMALL}
+    refuses([score], "tools/results.py", *place(good=good, bad=good | {"score": score}))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_process_that_does_not_end_is_killed(results):
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    results.end_within(process, 0.2)
+    assert process.returncode
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value):
+    good = {"a": torch.tensor([1.0, 7e4]), "b": torch.tensor([0.1]), "n": torch.tensor(3)}
+    kept = half_precision(good)
+    assert [t.dtype for t in kept.values()] == [torch.float32, torch.float16, torch.int64]
+    assert all(t.isfinite().all() for t in kept.values())
+    with pytest.raises(ValueError, match="weights b are not finite"):
+        half_precision(good | {"b": torch.tensor([value])})
+
+
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(place, run, tmp_path):
     short = SMALL | {"TRAIN.END_EPOCH": 1}
@@ -115,7 +296,9 @@ def test_a_run_starts_from_the_weights_of_another(place, run, tmp_path):
     run("tools/results.py", *arguments)
     first, second = read_results(tmp_path / "state")
     assert (first["scored"], second["scored"]) == ("300:302", "200:204")
-    assert "first-304.pt" in second["config"]
+    assert second["settings"]["start"] == first["weights"]["sha256"]
+    assert f"first-304-{first['weights']['sha256'][:8]}.pt" in second["config"]
+    assert str(tmp_path) not in json.dumps([first, second])
     files = [tmp_path / "state" / record["weights"]["files"][0] for record in (first, second)]
     a, b = (load_trained(file).model.state_dict() for file in files)
     far = max(float((a[key] - b[key]).abs().max()) for key in a if "bias" in key or "weight" in key)
@@ -143,26 +326,29 @@ def test_mean_and_spread():
     assert mean_and_spread([None]) == ""
 
 
-def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch):
+def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     page = importlib.import_module("pages.results_page")
     monkeypatch.setattr(page, "DOCS", tmp_path)
-    scores = {"mIoU": 0.5, "classes": {"sky": {"IoU": 0.9}, "pole": {"IoU": None}}}
-    for seed in (1, 2):
-        record = {
-            "name": "a", "title": "Plain", "seed": seed, "architecture": "pidnet_s",
-            "curve": [{"epoch": e, "miou": 0.1 * e, "seconds": 60.0} for e in (1, 2)],
-            "best": {"miou": 0.2}, "minutes": 2.0, "environment": {"device": "Some CPU"},
-            "test": scores | {"mIoU": 0.5 + 0.02 * seed}, "weights": {"sha256": "0"},
-        }  # fmt: skip
-        (tmp_path / "results").mkdir(exist_ok=True)
-        (tmp_path / "results" / f"a-{seed}.json").write_text(json.dumps(record))
+    records = [record_of(results, "a", seed=seed, title="Plain") for seed in (1, 2)]
+    records += [record_of(results, "a", seed=3, set=SMALL | {"TRAIN.LR": 0.5})]
+    records += [record_of(results, "b", score="7:9")]
+    for record in records:
+        record["test"] = record["test"] | {"mIoU": 0.5 + 0.02 * record["seed"] % 0.3}
+        record["title"] = {"a": "Plain", "b": "Drawn"}[record["name"]]
+    put(tmp_path / "results", *records)
     table = tmp_path / "results.yaml"
-    table.write_text(yaml.safe_dump({"score": "x", "runs": {"a": {}}, "notes": "## Tried\n"}))
+    runs = {"a": {}, "b": {}}
+    content = {"score": "200:204", "runs": runs, "notes": "## Tried\n"}
+    table.write_text(yaml.safe_dump(content))
     monkeypatch.setattr(sys, "argv", ["results_page.py", str(table)])
     assert page.main() == 0
     text = (tmp_path / "results.md").read_text()
     assert "| Plain | `pidnet_s` | 2 | 2 | 2.0 | Some CPU | 20.0 ± 0.0 | 53.0 ± 1.4 |" in text
+    assert "| Plain | `pidnet_s` | 1 | 2 | 2.0 | Some CPU | 20.0 | 56.0 |" in text
     assert "| Plain | 90.0 ± 0.0 |  |" in text and text.endswith("## Tried\n")
+    main, other = text.split("## Scored on `7:9`")
+    assert "## Scored on `200:204`" in main and "Drawn" not in main
+    assert "Plain" not in other and "| Drawn | `pidnet_s`" in other
     assert (tmp_path / "images/results_curves.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(sys, "argv", ["results_page.py", str(table), "--check"])
     assert page.main() == 0

@@ -116,6 +116,15 @@ def test_a_new_run_keeps_the_earlier_one(tmp_path, call, tiny):
     assert "SEED: 5" in (tmp_path / RUN / "config.yaml").read_text()
 
 
+def test_a_limit_of_steps_can_be_raised(tmp_path, call, tiny):
+    words = [*tiny, "OUTPUT_DIR", tmp_path, "TRAIN.RESUME", "True", "TRAIN.STEPS"]
+    for steps, epochs in ((4, {1: 3, 2: 4}), (4, {1: 3, 2: 4}), (8, {1: 3, 2: 6, 3: 8})):
+        call("tools/train.py", *words, steps)
+        assert {r["epoch"]: r["step"] for r in metrics(tmp_path)} == epochs
+        assert load(tmp_path)["progress"]["step"] == steps
+        assert metrics(tmp_path)[-1]["miou"] is not None
+
+
 def test_two_processes_follow_the_curve_of_one_with_twice_the_batch(tmp_path, run, tiny):
     # Small steps of plain SGD: Adam and large steps blow rounding errors up to whole steps.
     sgd = ["TRAIN.OPTIMIZER", "sgd", "TRAIN.LR", 0.0005, "TRAIN.WARMUP_STEPS", 0]

@@ -99,6 +99,30 @@ def test_a_gradient_is_that_of_finite_differences(loss):
         assert gradient[place].item() == pytest.approx(slope, rel=1e-3, abs=1e-7)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.01])
+def test_the_lovasz_gradient_of_many_pixels_is_that_of_float64(share):
+    """By its definition, differences of the Jaccard loss, which only float64 has digits for."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 2, 300, 400, generator=generator).requires_grad_()
+    label = (torch.rand(4, 300, 400, generator=generator) < share).to(torch.uint8)
+    label[torch.rand(label.shape, generator=generator) < 0.1] = IGNORE
+    (gradient,) = torch.autograd.grad(lovasz_loss(logits, label), logits)
+
+    wide = logits.detach().double().requires_grad_()
+    losses, counted = [], label != IGNORE
+    for c in range(2):
+        true = (label == c)[counted]
+        seen, fine = (torch.softmax(x, 1)[:, c][counted] for x in (logits.detach(), wide))
+        order = torch.where(true, 1 - seen, seen).argsort(descending=True, stable=True)
+        hit = true[order].double()
+        jaccard = 1 - (hit.sum() - hit.cumsum(0)) / (hit.sum() + (1 - hit).cumsum(0))
+        steps = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+        losses.append((torch.where(true, 1 - fine, fine)[order] * steps).sum())
+    (expected,) = torch.autograd.grad(sum(losses) / 2, wide)
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
+    assert ((gradient - expected).abs() <= 1e-4 * expected.abs() + 1e-14).all()
+
+
 @each_loss
 def test_what_is_ignored_has_no_part(loss):
     logits, label = batch()

@@ -32,8 +32,9 @@ Everything on this page was trained and scored by one command, which trains what
     python tools/results.py docs/results.yaml
 
 mIoU in percent, one scale, no flip, whole images. The weights of every run are those that its
-validation list has chosen; the test list was scored once, at the end. Several seeds: mean and
-sample standard deviation. Minutes are those of training, without scoring, on the machine named.
+validation list has chosen, in half precision; the list named above a table was scored once, at the
+end. Several seeds: mean and sample standard deviation. Minutes are those of training, without
+scoring, on the machine named.
 """
 
 
@@ -49,29 +50,31 @@ def main() -> int:
     records = [r for r in read_results(DOCS / "results") if r["name"] in order]
     records.sort(key=lambda r: order.index(r["name"]))
     path = DOCS / "results.md"
-    text = "\n".join([HEAD, *sections(records), table.get("notes", "")]).rstrip() + "\n"
+    main_list = [r for r in records if r["scored"] == table["score"]]
+    text = "\n".join([HEAD, *sections(records, main_list), table.get("notes", "")]).rstrip() + "\n"
     if args.check:
         return int(not path.is_file() or path.read_text(encoding="utf-8") != text)
     atomic_write(path, text)
     for name, draw in PICTURES.items():
-        if records:
+        if main_list:
             with atomic_file(DOCS / "images" / name) as stream:
-                stream.write(draw(records))
+                stream.write(draw(main_list))
     print(f"wrote {path} from {len(records)} records")
     return 0
 
 
-def sections(records: list[dict[str, Any]]) -> list[str]:
-    """The tables, where there is a record."""
+def sections(records: list[dict[str, Any]], main_list: list[dict[str, Any]]) -> list[str]:
+    """The tables, those of every scored list apart; the pictures are of `main_list`."""
     if not records:
         return ["No run has been finished yet.\n"]
-    return [
-        "![Validation mIoU over training time](images/results_curves.png)\n",
-        overview(records),
-        "## Every class\n",
-        classes(records),
-        *accuracy_and_latency(records),
-    ]
+    text = []
+    if main_list:
+        text.append("![Validation mIoU over training time](images/results_curves.png)\n")
+    for scored in dict.fromkeys(r["scored"] for r in main_list + records):
+        runs = [record for record in records if record["scored"] == scored]
+        text += [f"## Scored on `{scored}`\n", overview(runs)]
+        text += ["Every class:\n", classes(runs)]
+    return [*text, *accuracy_and_latency(main_list)]
 
 
 def overview(records: list[dict[str, Any]]) -> str:
@@ -99,7 +102,7 @@ def overview(records: list[dict[str, Any]]) -> str:
 
 
 def classes(records: list[dict[str, Any]]) -> str:
-    """IoU of every class on the test list."""
+    """IoU of every class on the list that all `records` are scored on."""
     names = list(records[0]["test"]["classes"])
     lines = [f"| Run | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
     for _, runs in by_row(records):
