@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from training import check_job
 
 from configs import get_config
 from configs.loader import changed_keys, leaf_names
@@ -55,6 +56,20 @@ def call(folder, words):
     for number, handler in signals.items():
         signal.signal(number, handler)
     return status, out.getvalue()
+
+
+@pytest.mark.parametrize("network", ["rtlinearformer_slim_own", "pidnet_s_own"])
+def test_the_strong_recipe_takes_a_dozen_photographs_as_it_is_named(folder, monkeypatch, network):
+    monkeypatch.chdir(folder)
+    (strong, key, value) = re.findall(r"`--cfg (\S*strong_recipe\.yaml) (\S+) (\S+)`", PAGE)[0]
+    data = "DATASET.DATASET data/shapes/shapes.yaml DATASET.ROOT data/shapes".split()
+    files = [f"configs/own/{network}.yaml", strong]
+    crops = ["TRAIN.IMAGE_SIZE", "(128,96)"]
+    job = check_job(get_config(files, [*data, *crops, key, value]), folder / "strong")
+    assert len(job.train_set) == 12 and job.plan.steps_per_epoch == 3
+    assert not [remark for remark in job.remarks if "does nothing" in remark]
+    with pytest.raises(ValueError, match=f"12 training images do not fill one batch .*{key}"):
+        check_job(get_config(files, [*data, *crops]), folder / "strong")
 
 
 @pytest.fixture(scope="module")
