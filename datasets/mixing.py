@@ -156,7 +156,11 @@ def patch_table(patches: Sequence[Patch]) -> Tensor:
 
 
 def paste(batch: dict[str, Any], patches: Sequence[Patch]) -> None:
-    """Put `patches` into image (N, 3, h, w), label and boundary of `batch`."""
+    """Put `patches` into image (N, 3, h, w), label and boundary of `batch`.
+
+    The boundary target comes along as it was: the outline of a patch, where classes may meet that
+    met in neither picture, is no boundary unless one of them had one there.
+    """
     put = Paste(patch_table(patches), tuple(batch["image"].shape[2:]))
     batch["image"] = put(batch["image"], channels=1)
     for key in ("label", "boundary"):

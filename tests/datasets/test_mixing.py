@@ -9,7 +9,16 @@ import torch
 
 from datasets import Draw, EpochBatchSampler, Sample, TrainTransform, make_loader
 from datasets.color import PHOTOMETRIC, draw_color, recolor
-from datasets.mixing import STRIDE, Coarse, coarse_crop, draw_patches, largest_share, thumbnail
+from datasets.mixing import (
+    STRIDE,
+    Coarse,
+    Patch,
+    coarse_crop,
+    draw_patches,
+    largest_share,
+    paste,
+    thumbnail,
+)
 from datasets.synthetic import SyntheticScenes
 from datasets.transforms import CROP_REDRAWS
 
@@ -153,6 +162,20 @@ def test_shares_leave_ignored_pixels_out():
     assert largest_share(thumb, (0, 0, 384, 256), IGNORE) == 1.0
     assert largest_share(thumb, (0, 0, 8, 512), IGNORE) == 1.0
     assert largest_share(thumb, (9, 9, 1, 1), IGNORE) == 1.0  # no cell at all
+
+
+def test_the_outline_of_a_patch_is_no_boundary():
+    """As docs/recipe.md says: boundaries are those that the two pictures had."""
+    label = torch.zeros(2, 8, 12, dtype=torch.uint8)
+    label[1] = 3
+    edge = torch.zeros_like(label)
+    edge[1, 4] = 1
+    batch = {"image": torch.zeros(2, 3, 8, 12), "label": label, "boundary": edge}
+    paste(batch, [Patch(1, 2, 2, 6, 8), Patch(0, 0, 0, 8, 6)])
+    expected = torch.zeros_like(edge)
+    expected[0, 4, 2:8] = expected[1, 4, 6:] = 1
+    assert torch.equal(batch["boundary"], expected)
+    assert (batch["label"][0, 2:6, 2:8] == 3).all() and not batch["label"][1, :, :6].any()
 
 
 # the calm end, flips by turns
