@@ -1,15 +1,13 @@
 """Networks in 8 bits: what stays in float, and how the libraries are asked for the rest.
 
-Two things stay in float in every network, told by the graph and not by names. The first convolution:
-libraries give its weights one bit less, as the sums of 8-bit pixels overflow on older processors,
-and the score falls for hardly any time. And the arithmetic of attention (quotients, powers, roots,
-sums over positions, softmax, products of two computed tensors, and products with the result of
-these), which ranges over more orders of magnitude than 8 bits have values.
+What stays is told by the graph and not by names: the arithmetic of attention (quotients, powers,
+roots, sums over positions, softmax, products of two computed tensors, and products with the result
+of these), which ranges over more orders of magnitude than 8 bits have values. In OpenVINO the first
+convolution, too: NNCF gives its weights one bit less, as sums of 8-bit pixels overflow on older
+processors, which cost more of the score than all other layers together, and it is a small layer.
 """
 
-import contextlib
 import importlib
-import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 
 from .errors import InputError
 from .failures import first_cause
+from .runtimes import quiet
 
 FRAMES = 100  # of the calibration images, evenly spaced, that are used
 CONVOLUTIONS = {"Conv", "Convolution", "GroupConvolution"}
@@ -53,15 +52,16 @@ class Kept(NamedTuple):
     kept: int
 
 
-def kept_in_float(operations: Iterable[Operation], entry: str) -> Kept:
+def kept_in_float(operations: Iterable[Operation], entry: str, *, first: bool) -> Kept:
     """What must not be computed in 8 bits; see above.
 
     Args:
         operations: every one behind those that it takes tensors from.
         entry: the tensor that the graph is given.
+        first: whether the first convolution stays, too.
     """
     computed, delicate = {entry}, set()  # tensors
-    names, products, kept, first = [], 0, 0, True
+    names, products, kept = [], 0, 0
     for op in operations:
         depends = [name in computed for name in op.takes]
         if not any(depends):
@@ -89,8 +89,9 @@ def quantise_openvino(model: Any, inputs: Sequence[np.ndarray]) -> tuple[Any, Ke
         ValueError: NNCF cannot.
     """
     nncf = importlib.import_module("nncf")
-    kept = kept_in_float(_vino_operations(model), model.input(0).get_node().get_friendly_name())
-    with _silent("nncf"):
+    entry = model.input(0).get_node().get_friendly_name()
+    kept = kept_in_float(_vino_operations(model), entry, first=True)
+    with quiet("nncf"):
         try:
             quantised = nncf.quantize(
                 model,
@@ -140,14 +141,17 @@ def quantise_onnx(
         pairs = {"AddQDQPairToWeight": True, "DedicatedQDQPair": True, "QuantizeBias": False}
         options |= {"ActivationSymmetric": True, **pairs}
     kind = library.QuantType.QInt8 if for_tensorrt else library.QuantType.QUInt8
-    with tempfile.TemporaryDirectory() as folder, _silent(""):
-        prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
+    with tempfile.TemporaryDirectory() as folder, quiet(""):
+        names = ("model.onnx", "prepared.onnx", "quantised.onnx")
+        plain, prepared, quantised = (Path(folder) / name for name in names)
+        onnx.save(model, plain)
         try:
-            prepare.quant_pre_process(model, prepared, skip_symbolic_shape=True)
+            prepare.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
             graph = onnx.load(prepared).graph
             kept = kept_in_float(
                 (Operation(n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in graph.node),
                 entry,
+                first=False,
             )
             library.quantize_static(
                 prepared,
@@ -166,16 +170,3 @@ def quantise_onnx(
             reason = first_cause(error)
             raise InputError(f"ONNX Runtime cannot quantise this network: {reason}") from error
         return onnx.load(quantised), kept
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Without progress bars and advice of the libraries; `name` of their logger, "" = the root's."""
-    logger = logging.getLogger(name or None)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(None):
-            yield
-    finally:
-        logger.setLevel(level)

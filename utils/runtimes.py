@@ -2,10 +2,11 @@
 
 import contextlib
 import importlib.util
+import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def to_onnx(program: ExportedProgram, taken: str, given: str) -> Any:
 
     Operator set 18, the first that PyTorch writes.
     """
-    with _quiet():
+    with quiet("torch.onnx"):
         return torch.onnx.export(
             program,
             dynamo=True,
@@ -121,7 +122,7 @@ def to_openvino(program: ExportedProgram, taken: str, given: str) -> Any:
     vino = importlib.import_module("openvino")
     (entry,) = (n for n in program.graph.nodes if n.name == program.graph_signature.user_inputs[0])
     shape = [d if isinstance(d, int) else -1 for d in entry.meta["val"].shape]
-    with _quiet(), warnings.catch_warnings():
+    with quiet("openvino"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of what the converter calls in PyTorch
         converted = vino.convert_model(program)
     converted.reshape(shape)  # the converter takes every size for dynamic
@@ -178,7 +179,13 @@ def require(runtime: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Without what exporters print."""
-    with contextlib.redirect_stdout(None):
-        yield
+def quiet(logger: str) -> Iterator[None]:
+    """Without what exporters and their `logger` ("" = the root's) say beside errors."""
+    log = logging.getLogger(logger or None)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        log.setLevel(level)
