@@ -4,6 +4,7 @@ By default the graph takes a camera's frame and gives a class map; `FrameNetwork
 `utils.gate` compares what the file computes with the network before it gets its name.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -152,8 +153,6 @@ def capture(network: Network, description: Description, *, half: bool = True) ->
     Raises:
         ValueError: a size that the network cannot take, or a dynamic one where it takes fixed ones.
     """
-    import copy
-
     network.check_size(*description.size)
     dtype = DTYPES.get(description.precision, torch.float32) if half else torch.float32
     inner = copy.deepcopy(network).to(dtype)

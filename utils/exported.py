@@ -2,9 +2,10 @@
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from torch.export import ExportedProgram
 
 from . import runtimes
 from .errors import InputError
-from .export import FORMATS, Description
+from .export import FORMATS, Description, capture
 from .failures import first_cause
+from .inference import Network
+from .quantise import Kept, quantise_onnx, quantise_openvino
 from .runtimes import ArrayRunner
 
 KEY = "rtseg"  # of the description in a file's own metadata
@@ -109,6 +112,58 @@ def write_aoti(program: ExportedProgram, description: Description, path: Path) -
         )
     except RuntimeError as error:
         raise InputError(f"format aoti is not possible: {first_cause(error)}") from error
+
+
+class Written(NamedTuple):
+    """What there is to say of a file that has been written.
+
+    files: all of it. kept: what stayed in float in 8 bits. floating: the same network in the
+    fastest precision but 8 bits that its runtime has here, by that precision.
+    """
+
+    files: tuple[Path, ...]
+    kept: Kept | None = None
+    floating: Mapping[str, ArrayRunner] = MappingProxyType({})
+
+
+def write_file(
+    kind: str,
+    network: Network,
+    description: Description,
+    folder: Path,
+    inputs: Sequence[np.ndarray] = (),
+) -> Written:
+    """Write a network in a format of `FORMATS` into `folder`.
+
+    Args:
+        network: in eval mode and deployed form; it is copied.
+        inputs: arrays as the graph takes them, whose ranges 8 bits are to hold.
+
+    Raises:
+        ValueError: the network has no such form, see `capture`.
+    """
+    stem, in_8_bits = folder / description.name, description.precision == "int8"
+    files = tuple(Path(f"{stem}{ending}") for ending in FORMATS[kind].endings)
+    # OpenVINO chooses the precision of its arithmetic itself; quantisation starts from float32.
+    program = capture(network, description, half=kind != "openvino" and not in_8_bits)
+    if kind in ("torch", "aoti"):
+        (write_torch if kind == "torch" else write_aoti)(program, description, files[0])
+        return Written(files)
+    kept, floating = None, {}
+    if kind == "openvino":
+        model = runtimes.to_openvino(program, *names_of(description))
+        if in_8_bits:
+            floating["bf16"] = runtimes.start_openvino(model.clone(), "bf16")
+            model, kept = quantise_openvino(model, inputs)
+        write_openvino(model, description, files[0])
+        return Written(files, kept, floating)
+    model = onnx_model(program, description)
+    if in_8_bits:
+        if kind == "onnx":  # ONNX Runtime has no half precision on the CPU
+            floating["fp32"] = runtimes.start_onnxruntime(model.SerializeToString())
+        model, kept = quantise_onnx(model, inputs, for_tensorrt=kind == "tensorrt")
+    write_onnx(model, description, files[0])
+    return Written(files, kept, floating)
 
 
 def read_description(kind: str, path: Path) -> dict[str, Any]:

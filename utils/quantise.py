@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import InputError
 from .failures import first_cause
-from .runtimes import quiet
+from .runtimes import onnxruntime_errors, quiet
 
 FRAMES = 100  # of the calibration images, evenly spaced, that are used
 CONVOLUTIONS = {"Conv", "Convolution", "GroupConvolution"}
@@ -166,7 +166,7 @@ def quantise_onnx(
                 calibrate_method=library.CalibrationMethod.MinMax,
                 extra_options=options,
             )
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, *onnxruntime_errors()) as error:
             reason = first_cause(error)
             raise InputError(f"ONNX Runtime cannot quantise this network: {reason}") from error
         return onnx.load(quantised), kept

@@ -131,13 +131,23 @@ def to_openvino(program: ExportedProgram, taken: str, given: str) -> Any:
     return converted
 
 
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises; its exceptions have no base in common."""
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    kinds = (value for value in vars(state).values() if isinstance(value, type))
+    return tuple(kind for kind in kinds if issubclass(kind, Exception))
+
+
 def start_onnxruntime(model: str | Path | bytes) -> ArrayRunner:
-    """An ONNX file, or its bytes, on the CPU."""
+    """An ONNX file, or its bytes, on the CPU. Raises RuntimeError where it cannot run."""
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # no advice
-    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except onnxruntime_errors() as error:
+        raise RuntimeError(f"ONNX Runtime: {first_cause(error)}") from error
     name = session.get_inputs()[0].name
     return lambda array: session.run(None, {name: array})[0]
 
