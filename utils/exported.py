@@ -96,7 +96,8 @@ def write_openvino(model: Any, description: Description, path: Path) -> None:
 
 def write_torch(program: ExportedProgram, description: Description, path: Path) -> None:
     """Write a program of torch.export with its description."""
-    torch.export.save(program, path, extra_files={EXTRA_FILE: description.text()})
+    with runtimes.quiet("torch"):
+        torch.export.save(program, path, extra_files={EXTRA_FILE: description.text()})
 
 
 def write_aoti(program: ExportedProgram, description: Description, path: Path) -> None:
@@ -107,9 +108,10 @@ def write_aoti(program: ExportedProgram, description: Description, path: Path) -
     """
     settings = {"aot_inductor.metadata": {KEY: description.text()}}
     try:
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(path), inductor_configs=settings
-        )
+        with runtimes.quiet("torch"):
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=settings
+            )
     except RuntimeError as error:
         raise InputError(f"format aoti is not possible: {first_cause(error)}") from error
 

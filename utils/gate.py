@@ -4,7 +4,7 @@ The file runs in its own runtime, the network in float32 PyTorch before it is fo
 other code than the file's: a wrong fold, mean, resize or weight on the way shows as other classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -85,8 +85,8 @@ class Comparison:
 
     @property
     def miou(self) -> tuple[float, float] | None:
-        """Percent, of the network and of the file; None without labels."""
-        if self.scores is None:
+        """Percent, of the network and of the file; None without a labelled pixel."""
+        if self.scores is None or not self.scores[0].matrix.any():
             return None
         network, file = (100 * matrix.overall()["mIoU"] for matrix in self.scores)
         return network, file
@@ -151,31 +151,37 @@ def at_size(classes: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def compare(
     model: Any,
-    run: ArrayRunner,
+    runs: Mapping[str, ArrayRunner],
     output: str,
     scenes: Iterable[Scene],
     class_names: Sequence[str],
     ignore_label: int = 255,
-) -> Comparison:
-    """Run a file and its network on `scenes`.
+) -> dict[str, Comparison]:
+    """Run files and their network on `scenes`.
 
     Args:
         model: the network, in eval mode and float32, not folded.
-        run: the file, from a frame (1, H, W, 3) to classes or an image (1, 3, H, W) to logits.
-        output: "classes" or "logits", what it gives.
+        runs: files by name; from a frame (1, H, W, 3) to classes or an image (1, 3, H, W) to
+            logits.
+        output: "classes" or "logits", what they give.
+
+    Returns:
+        what was seen of each file.
     """
-    seen = Comparison(class_names, ignore_label)
-    for scene in scenes:
+    seen = {name: Comparison(class_names, ignore_label) for name in runs}
+    for scene in scenes if runs else ():
         expected = reference(model, scene.image)
-        if output == "classes":
-            found = run(np.ascontiguousarray(scene.frame)[None])
-            classes = torch.from_numpy(found).long()
-        else:
-            found = run(scene.image[None])
-            classes = model.upsample(torch.from_numpy(found), scene.image.shape[1:]).argmax(1)
-        if classes.shape != expected.classes.shape or int(classes.max()) >= len(class_names):
-            classes = torch.full_like(expected.classes, -1)  # equal nowhere
-        seen.add(expected, found, classes, scene)
+        for name, run in runs.items():
+            if output == "classes":
+                found = run(np.ascontiguousarray(scene.frame)[None])
+                classes = torch.from_numpy(found).long()
+            else:
+                found = run(scene.image[None])
+                logits = torch.from_numpy(found)
+                classes = model.upsample(logits, scene.image.shape[1:]).argmax(1)
+            if classes.shape != expected.classes.shape or int(classes.max()) >= len(class_names):
+                classes = (expected.classes + 1) % len(class_names)  # equal nowhere
+            seen[name].add(expected, found, classes, scene)
     return seen
 
 

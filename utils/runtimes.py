@@ -1,6 +1,7 @@
 """Ways to run a network on images of one size; `utils.deploy` chooses among them."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -25,7 +26,11 @@ Runner = Callable[[Tensor], Tensor]
 ArrayRunner = Callable[[np.ndarray], np.ndarray]
 EAGER_CALLS = 2  # before a recording, in which kernels are chosen
 MOST_COMPILED = 250
-PACKAGES = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
+PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino",),
+    "nncf": ("nncf",),
+}
 VINO_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -122,8 +127,7 @@ def to_openvino(program: ExportedProgram, taken: str, given: str) -> Any:
     vino = importlib.import_module("openvino")
     (entry,) = (n for n in program.graph.nodes if n.name == program.graph_signature.user_inputs[0])
     shape = [d if isinstance(d, int) else -1 for d in entry.meta["val"].shape]
-    with quiet("openvino"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of what the converter calls in PyTorch
+    with quiet("openvino"):
         converted = vino.convert_model(program)
     converted.reshape(shape)  # the converter takes every size for dynamic
     converted.input(0).set_names({taken})
@@ -181,6 +185,13 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or (device.type == "cpu" and any(map(shutil.which, compilers)))
 
 
+def versions() -> dict[str, str]:
+    """Of the packages of other runtimes that are installed."""
+    names = sorted({name for group in PACKAGES.values() for name in group})
+    found = (name for name in names if importlib.util.find_spec(name) is not None)
+    return {name: importlib.metadata.version(name) for name in found}
+
+
 def require(runtime: str) -> None:
     """Raise ValueError where a package that `runtime` needs is not installed."""
     for name in PACKAGES.get(runtime, ()):
@@ -195,7 +206,8 @@ def quiet(logger: str) -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(None), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what they call in PyTorch
             yield
     finally:
         log.setLevel(level)
