@@ -15,12 +15,12 @@ from datasets import (
     read_image,
     read_list,
 )
+from datasets.sources import find_sources
 from datasets.synthetic import draw_scene
 from datasets.transforms import resized
 from utils.errors import InputError
 from utils.gate import Scene
 
-ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 DRAWN = 4  # scenes where no pictures are named
 FIRST_DRAWN = 200_000  # that no configuration trains on
 
@@ -86,16 +86,18 @@ def find_pictures(
         FileNotFoundError, ValueError: there are none.
     """
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+        found = find_sources([str(path)]).sources
+        files = [Path(source.name) for source in found if source.kind == "picture"]
         if not files:
-            raise InputError(f"{option} {path} holds no picture ({', '.join(sorted(ENDINGS))})")
+            raise InputError(f"{option} {path} holds no picture")
         return Pictures(files, f"{len(files)} pictures of {path}")
     if not path.is_file() and not (root / path).is_file():
         raise FileNotFoundError(f"{option} {path} is neither a folder nor a list file")
     if meta is None:
         listed = path if path.is_file() else root / path
         files = [root / entry.image for entry in read_list(listed, folder=root)]
-        return Pictures(files, f"{len(files)} pictures of {path}")
+        unread = " (what their labels mean is not known)"
+        return Pictures(files, f"{len(files)} pictures of {path}{unread}")
     listed = path.resolve() if path.is_file() else path
     dataset = SegmentationDataset(root, listed, meta, encoding, transform=EvalTransform())
     if problem := dataset.folder_problem() or next(iter(dataset.missing_files()), None):

@@ -42,7 +42,8 @@ FORMATS = {
     "openvino": Kind((".xml", ".bin"), PRECISIONS, "openvino"),
     "torch": Kind((".pt2",), ("fp32", "fp16", "bf16")),
     "aoti": Kind((".aoti.pt2",), ("fp32", "bf16")),
-    "tensorrt": Kind((".tensorrt.onnx",), PRECISIONS, "onnxruntime"),
+    # ONNX has convolutions in bfloat16 from operator set 22 on, which devices do not read yet.
+    "tensorrt": Kind((".tensorrt.onnx",), ("fp32", "fp16", "int8"), "onnxruntime"),
 }
 
 

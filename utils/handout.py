@@ -50,12 +50,10 @@ ADVICE = {
     "fp32": """TensorRT takes TF32 where the GPU has it; `--noTF32` forbids that.""",
     "fp16": """With TensorRT 10 write `--stronglyTyped` instead of `--fp16`; later ones take
 neither, as the types of the graph alone say what is computed in half precision.""",
-    "bf16": """With TensorRT 10 write `--stronglyTyped` instead of `--bf16`; later ones take
-neither, as the types of the graph say it. Needs TensorRT 9 and an Ampere GPU or a later one.""",
     "int8": """The scales are in the graph: no calibration is needed. From TensorRT 11 on leave
 `--int8 --fp16` out, as the types of the graph alone say what is computed in which.""",
 }
-FLAGS = {"fp32": "", "fp16": " --fp16", "bf16": " --bf16", "int8": " --int8 --fp16"}
+FLAGS = {"fp32": "", "fp16": " --fp16", "int8": " --int8 --fp16"}
 
 
 def write_handout(folder: Path, description: Description, files: Sequence[str]) -> None:
