@@ -79,6 +79,22 @@ def _tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
 
 
+def max_pool_in_turn(x: Tensor, size: int) -> Tensor:
+    """Adaptive maximum pooling of N, C, h, w to N, C, size, size, by operators of other runtimes.
+
+    Equal to PyTorch's: the maximum over a window is that over its rows, then over its columns.
+    Windows differ in length by one at most; the shorter ones take their last row twice.
+    """
+    for axis in (2, 3):
+        length = x.shape[axis]
+        windows = [(i * length // size, -((i + 1) * length // -size)) for i in range(size)]
+        longest = max(last - first for first, last in windows)
+        rows = [min(first + i, last - 1) for first, last in windows for i in range(longest)]
+        x = x.index_select(axis, torch.tensor(rows, device=x.device))
+        x = x.unflatten(axis, (size, longest)).amax(axis + 1)
+    return x
+
+
 class CrossTokens(nn.Module):
     """Keys and values of the cross attention: N, low, h, w to N, 2 * high, size, size."""
 
@@ -89,7 +105,10 @@ class CrossTokens(nn.Module):
         self.conv = nn.Conv2d(low_channels, 2 * high_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.pool(self.norm(x)))
+        x = self.norm(x)
+        if torch.compiler.is_exporting():  # runtimes know no adaptive maximum
+            return self.conv(max_pool_in_turn(x, self.pool.output_size))
+        return self.conv(self.pool(x))
 
 
 class FeedForward(nn.Module):

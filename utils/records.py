@@ -148,6 +148,18 @@ def write_json(path: str | Path, record: Any) -> None:
     atomic_write(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
+def adopt_file(source: Path, path: Path) -> None:
+    """Let a file that is complete, in the same file system, take the name `path` once on disk."""
+    handle = os.open(source, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Windows asks for a handle that writes
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(source, path)
+    _sync_folder(path.parent)
+
+
 def sha256(path: str | Path) -> str:
     """Hexadecimal digest of a file."""
     digest = hashlib.sha256()

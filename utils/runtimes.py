@@ -1,15 +1,20 @@
 """Ways to run a network on images of one size; `utils.deploy` chooses among them."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
+import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from . import fused_convolutions
 from .capture import record
@@ -18,9 +23,15 @@ from .failures import first_cause
 from .fused_convolutions import fuse_convolutions
 
 Runner = Callable[[Tensor], Tensor]
+ArrayRunner = Callable[[np.ndarray], np.ndarray]
 EAGER_CALLS = 2  # before a recording, in which kernels are chosen
 MOST_COMPILED = 250
-PACKAGES = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
+PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino",),
+    "nncf": ("nncf",),
+}
+VINO_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 def graph(network: nn.Module, image: Tensor, finish: Runner) -> tuple[Runner, list[str]]:
@@ -81,43 +92,84 @@ def compiled(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
 def onnxruntime(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
     """`network` in ONNX Runtime on the CPU, float32."""
     require("onnxruntime")
-    runtime = importlib.import_module("onnxruntime")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        with _quiet():
-            program = torch.onnx.export(network, (image.contiguous(),), dynamo=True, verbose=False)
-            program.save(path)
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(image: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: image.contiguous().numpy()})[0])
-
-    return run, []
+    program = torch.export.export(network, (image.contiguous(),))
+    run = start_onnxruntime(to_onnx(program, "image", "logits").SerializeToString())
+    return lambda image: torch.from_numpy(run(image.contiguous().numpy())), []
 
 
 def openvino(network: nn.Module, image: Tensor) -> tuple[Runner, list[str]]:
     """`network` in OpenVINO on the CPU; computes in bfloat16 where `image` is of that type."""
     require("openvino")
+    precision = "bf16" if image.dtype == torch.bfloat16 else "fp32"
+    program = torch.export.export(network.float(), (image.float().contiguous(),))
+    run = start_openvino(to_openvino(program, "image", "logits"), precision)
+    return lambda image: torch.from_numpy(run(image.float().contiguous().numpy())), []
+
+
+def to_onnx(program: ExportedProgram, taken: str, given: str) -> Any:
+    """The onnx.ModelProto of a graph with one input and one output, which get these names.
+
+    Operator set 18, the first that PyTorch writes.
+    """
+    with quiet("torch.onnx"):
+        return torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=18,
+            input_names=[taken],
+            output_names=[given],
+        ).model_proto
+
+
+def to_openvino(program: ExportedProgram, taken: str, given: str) -> Any:
+    """The openvino.Model of a graph with one input and one output, which get these names."""
     vino = importlib.import_module("openvino")
-    precision = "bf16" if image.dtype == torch.bfloat16 else "f32"
-    with _quiet():
-        example = (image.float().contiguous(),)
-        converted = vino.convert_model(torch.export.export(network.float(), example))
+    (entry,) = (n for n in program.graph.nodes if n.name == program.graph_signature.user_inputs[0])
+    shape = [d if isinstance(d, int) else -1 for d in entry.meta["val"].shape]
+    with quiet("openvino"):
+        converted = vino.convert_model(program)
+    converted.reshape(shape)  # the converter takes every size for dynamic
+    converted.input(0).set_names({taken})
+    converted.output(0).set_names({given})
+    return converted
+
+
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises; its exceptions have no base in common."""
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    kinds = (value for value in vars(state).values() if isinstance(value, type))
+    return tuple(kind for kind in kinds if issubclass(kind, Exception))
+
+
+def start_onnxruntime(model: str | Path | bytes) -> ArrayRunner:
+    """An ONNX file, or its bytes, on the CPU. Raises RuntimeError where it cannot run."""
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # no advice
+    try:
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except onnxruntime_errors() as error:
+        raise RuntimeError(f"ONNX Runtime: {first_cause(error)}") from error
+    name = session.get_inputs()[0].name
+    return lambda array: session.run(None, {name: array})[0]
+
+
+def start_openvino(model: Any, precision: str = "") -> ArrayRunner:
+    """An openvino.Model, or the path of its .xml, on the CPU.
+
+    precision: "fp32", "bf16" or "fp16" of the arithmetic; else what OpenVINO prefers here.
+    """
+    vino = importlib.import_module("openvino")
     settings = {
-        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    request = vino.compile_model(converted, "CPU", settings).create_infer_request()
-
-    def run(image: Tensor) -> Tensor:
-        result = request.infer([image.float().contiguous().numpy()], share_inputs=True)
-        return torch.from_numpy(result[0].copy())
-
-    return run, []
+    if precision in VINO_TYPES:
+        settings["INFERENCE_PRECISION_HINT"] = VINO_TYPES[precision]
+    request = vino.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda array: request.infer([array], share_inputs=True)[0].copy()
 
 
 BUILDERS = {
@@ -133,6 +185,13 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or (device.type == "cpu" and any(map(shutil.which, compilers)))
 
 
+def versions() -> dict[str, str]:
+    """Of the packages of other runtimes that are installed."""
+    names = sorted({name for group in PACKAGES.values() for name in group})
+    found = (name for name in names if importlib.util.find_spec(name) is not None)
+    return {name: importlib.metadata.version(name) for name in found}
+
+
 def require(runtime: str) -> None:
     """Raise ValueError where a package that `runtime` needs is not installed."""
     for name in PACKAGES.get(runtime, ()):
@@ -141,7 +200,14 @@ def require(runtime: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Without what exporters print."""
-    with contextlib.redirect_stdout(None):
-        yield
+def quiet(logger: str) -> Iterator[None]:
+    """Without what exporters and their `logger` ("" = the root's) say beside errors."""
+    log = logging.getLogger(logger or None)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(None), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what they call in PyTorch
+            yield
+    finally:
+        log.setLevel(level)

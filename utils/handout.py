@@ -1,0 +1,118 @@
+"""What lies beside exported files: what they are, a program that runs them, a page on both."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .export import Description
+from .records import atomic_write, write_json
+
+RUNNER = Path(__file__).resolve().parent / "runners" / "run.py"
+PAGE = """# {name}
+
+{architecture}, {count} classes, {precision}; written by RTSeg's tools/export.py. The .json beside
+this page says what the classes are called and how they are coloured; so do the files themselves.
+
+{contract}
+
+{files}{runs}"""
+CLASSES = """One input: `frame`, 1 x {height} x {width} x 3, uint8, RGB, as a camera gives it.
+One output: `classes`, 1 x {height} x {width}, uint8, places in the list of classes.
+Normalisation, the resize of the logits and their maximum are within the graph.{dynamic}"""
+LOGITS = """One input: `image`, 1 x 3 x {height} x {width}, float32, RGB: (value / 255 - mean) / std
+with mean {mean} and std {std}.
+One output: `logits`, 1 x {count} x h x w, float32, at 1/{stride} of the input.{dynamic}"""
+DYNAMIC = """
+{height} and {width} are any multiples of {multiple} from {least} to {most}."""
+FILE = """- `{file}`; how it was checked: `{file}.gate.txt`
+"""
+RUN = """
+## Run
+
+Needs Python 3.8 or later, numpy, OpenCV or Pillow, and the runtime; no PyTorch.
+
+```bash
+python run.py {file} photograph.jpg --out pictures
+```
+"""
+TENSORRT = """
+## TensorRT, on a Jetson or another GPU
+
+TensorRT has not run `{file}` yet. On the device:
+
+```bash
+trtexec --onnx={file} --saveEngine={name}.engine{shapes}{flags}
+```
+
+{advice}
+`run.py` takes the engine as it takes other files, where the .json lies beside it.
+"""
+ADVICE = {
+    "fp32": """TensorRT takes TF32 where the GPU has it; `--noTF32` forbids that.""",
+    "fp16": """With TensorRT 10 write `--stronglyTyped` instead of `--fp16`; later ones take
+neither, as the types of the graph alone say what is computed in half precision.""",
+    "int8": """The scales are in the graph: no calibration is needed. From TensorRT 11 on leave
+`--int8 --fp16` out, as the types of the graph alone say what is computed in which.""",
+}
+FLAGS = {"fp32": "", "fp16": " --fp16", "int8": " --int8 --fp16"}
+
+
+def write_handout(folder: Path, description: Description, files: Sequence[str]) -> None:
+    """Write NAME.json, and run.py and README.md for class maps.
+
+    Args:
+        files: names of the exported files in `folder`.
+    """
+    write_json(folder / f"{description.name}.json", description.to_dict())
+    if description.output == "classes":
+        atomic_write(folder / "run.py", RUNNER.read_bytes())
+    atomic_write(folder / "README.md", page(description, files))
+
+
+def page(description: Description, files: Sequence[str]) -> str:
+    """The text of README.md."""
+    height, width = ("H", "W") if description.dynamic else description.size
+    facts = {
+        "name": description.name,
+        "architecture": description.architecture,
+        "count": len(description.class_names),
+        "precision": description.precision,
+        "stride": description.stride,
+        "mean": ", ".join(map(str, description.mean)),
+        "std": ", ".join(map(str, description.std)),
+        "height": height,
+        "width": width,
+    }
+    dynamic = DYNAMIC.format(**facts, **description.dynamic) if description.dynamic else ""
+    of_frames = description.output == "classes"
+    ours = [file for file in files if file.endswith((".onnx", ".xml"))]
+    runs = RUN.format(file=ours[0]) if ours and of_frames else ""
+    # In 8 bits only the file that is made for TensorRT has its zeros where TensorRT wants them.
+    ending = ".tensorrt.onnx" if description.precision == "int8" else ".onnx"
+    if theirs := sorted((f for f in files if f.endswith(ending)), key=len):
+        runs += TENSORRT.format(
+            **facts,
+            file=theirs[-1],
+            shapes=_shapes(description),
+            flags=FLAGS[description.precision],
+            advice=ADVICE[description.precision],
+        )
+    return PAGE.format(
+        **facts,
+        contract=(CLASSES if of_frames else LOGITS).format(**facts, dynamic=dynamic),
+        files="".join(FILE.format(file=file) for file in files),
+        runs=runs,
+    )
+
+
+def _shapes(description: Description) -> str:
+    """What trtexec has to know of a dynamic input."""
+    if not description.dynamic:
+        return ""
+    least = description.dynamic["least"]
+    sizes = {"min": (least, least), "opt": description.size, "max": (2048, 2048)}
+    if description.output == "classes":
+        name, order = "frame", "1x{}x{}x3"
+    else:
+        name, order = "image", "1x3x{}x{}"
+    parts = (f" --{key}Shapes={name}:{order.format(*size)}" for key, size in sizes.items())
+    return "".join(parts)

@@ -1,0 +1,227 @@
+"""Run an exported network on pictures. No PyTorch is needed, but numpy, OpenCV or Pillow, and
+
+    .onnx     onnxruntime
+    .xml      openvino
+    .engine   tensorrt 8.5 or later, made from .onnx by trtexec as README.md says; NAME.json of the
+              network must lie beside it
+
+    python run.py NAME.onnx photograph.jpg [more pictures] [--out FOLDER]
+
+For every picture it writes NAME_classes.png (class ids, 8 bits, at the picture's size) and
+NAME_overlay.png (the picture under the colours of its classes), and prints the classes' shares.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import sys
+
+import numpy as np
+
+try:
+    import cv2
+except ImportError:
+    cv2 = None
+    try:
+        from PIL import Image
+    except ImportError:
+        sys.exit("error: pictures need a package: pip install opencv-python-headless, or pillow")
+
+FORMAT = "rtseg-export-1"
+RUNTIME_LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
+
+
+def main():
+    """Read the command line, run every picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="exported file: .onnx, .xml or .engine")
+    parser.add_argument("pictures", nargs="+")
+    parser.add_argument("--out", metavar="FOLDER", default=".", help="default: here")
+    args = parser.parse_args()
+    for path in [args.model, *args.pictures]:
+        if not os.path.isfile(path):
+            sys.exit(f"error: {path} does not exist")
+    network = Network(args.model)
+    os.makedirs(args.out, exist_ok=True)
+    for path in args.pictures:
+        picture = read(path)
+        classes = network(picture)
+        stem = os.path.join(args.out, os.path.splitext(os.path.basename(path))[0])
+        write(stem + "_classes.png", classes)
+        write(stem + "_overlay.png", network.overlay(picture, classes))
+        counts = np.bincount(classes.ravel(), minlength=len(network.names))
+        order = [index for index in np.argsort(-counts) if counts[index]]
+        shares = [f"{network.names[i]} {100 * counts[i] / classes.size:.1f} %" for i in order]
+        print(f"{path}: {', '.join(shares)}")
+
+
+class Network:
+    """An exported file as a function from a picture to its class map.
+
+    names: of the classes, in the order of their ids. facts: all that the file says of itself.
+    """
+
+    def __init__(self, path):
+        ending = os.path.splitext(path)[1]
+        if ending not in RUNTIMES:
+            sys.exit(f"error: {path} is none of {', '.join(RUNTIMES)}")
+        try:
+            self.run, facts = RUNTIMES[ending](path)
+        except ImportError as error:
+            sys.exit(f"error: {path} needs {error.name}, which is not installed")
+        self.facts = json.loads(facts)
+        if self.facts.get("format") != FORMAT or self.facts["output"] != "classes":
+            sys.exit(f"error: {path} gives no class map of pictures; export without --output")
+        self.names = self.facts["class_names"]
+        self.palette = np.array(self.facts["palette"], np.uint8)
+
+    def __call__(self, picture):
+        """Class ids (H, W) uint8 of an RGB picture (H, W, 3) uint8, of any size."""
+        size = self.size(picture.shape[:2])
+        frame = np.ascontiguousarray(resized(picture, size, smooth=True))
+        return resized(self.run(frame[None])[0], picture.shape[:2], smooth=False)
+
+    def size(self, wanted):
+        """The (height, width) at which a picture of that size is computed."""
+        dynamic = self.facts["dynamic"]
+        if not dynamic:
+            return tuple(self.facts["size"])
+        step = dynamic["multiple"]
+        sides = [max(1, round(side / step)) * step for side in wanted]
+        return tuple(min(max(side, dynamic["least"]), dynamic["most"]) for side in sides)
+
+    def overlay(self, picture, classes, opacity=0.5):
+        """The picture under the colours of its classes."""
+        mixed = picture * (1 - opacity) + self.palette[classes] * opacity
+        return np.rint(mixed).astype(np.uint8)
+
+
+def open_onnx(path):
+    """ONNX Runtime, on a GPU where its package for GPUs is installed."""
+    import onnxruntime
+
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(path, providers=providers)
+    name = session.get_inputs()[0].name
+    facts = session.get_modelmeta().custom_metadata_map.get("rtseg", "{}")
+    return lambda frame: session.run(None, {name: frame})[0], facts
+
+
+def open_openvino(path):
+    """OpenVINO, on the CPU."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    facts = model.get_rt_info("rtseg").astype(str)
+    settings = {"PERFORMANCE_HINT": "LATENCY"}
+    hints = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}  # int8: what OpenVINO prefers
+    precision = json.loads(facts).get("precision")
+    if precision in hints:
+        settings["INFERENCE_PRECISION_HINT"] = hints[precision]
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda frame: request.infer([frame])[0].copy(), facts
+
+
+def open_tensorrt(path):
+    """TensorRT, on the first GPU."""
+    import tensorrt
+
+    with open(path, "rb") as stream:
+        engine = tensorrt.Runtime(tensorrt.Logger()).deserialize_cuda_engine(stream.read())
+    context = engine.create_execution_context()
+    taken, given = (engine.get_tensor_name(index) for index in range(2))
+    cuda = cuda_runtime()
+    memory = {}
+
+    def place(name, size):
+        if memory.get(name, (None, -1))[1] != size:
+            pointer = ctypes.c_void_p()
+            check(cuda.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(size)))
+            memory[name] = (pointer, size)
+            context.set_tensor_address(name, pointer.value)
+        return memory[name][0]
+
+    def run(frame):
+        context.set_input_shape(taken, frame.shape)
+        classes = np.empty(tuple(context.get_tensor_shape(given)), np.uint8)
+        source, target = place(taken, frame.nbytes), place(given, classes.nbytes)
+        check(cuda.cudaMemcpy(source, frame.ctypes.data_as(ctypes.c_void_p), frame.nbytes, 1))
+        if not context.execute_async_v3(0):
+            sys.exit("error: TensorRT could not run the network")
+        check(cuda.cudaDeviceSynchronize())
+        check(cuda.cudaMemcpy(classes.ctypes.data_as(ctypes.c_void_p), target, classes.nbytes, 2))
+        return classes
+
+    with open(json_beside(path)) as stream:
+        return run, stream.read()
+
+
+def cuda_runtime():
+    """CUDA's own library, which is wherever TensorRT is."""
+    for name in RUNTIME_LIBRARIES:
+        try:
+            cuda = ctypes.CDLL(name)
+        except OSError:
+            continue
+        pointer, size = ctypes.c_void_p, ctypes.c_size_t
+        cuda.cudaMemcpy.argtypes = [pointer, pointer, size, ctypes.c_int]
+        return cuda
+    sys.exit(f"error: none of {', '.join(RUNTIME_LIBRARIES)} is found")
+
+
+def check(status):
+    """End where a call of CUDA has failed."""
+    if status:
+        sys.exit(f"error: CUDA reports status {status}")
+
+
+def json_beside(path):
+    """The .json of the network in the folder of an engine, which is called NAME.anything.engine."""
+    folder, name = os.path.split(path)
+    while name:
+        name = name.rpartition(".")[0]
+        if os.path.isfile(os.path.join(folder, name + ".json")):
+            return os.path.join(folder, name + ".json")
+    sys.exit(f"error: the .json that was exported with the network must lie beside {path}")
+
+
+RUNTIMES = {".onnx": open_onnx, ".xml": open_openvino, ".engine": open_tensorrt}
+
+
+def read(path):
+    """A picture as RGB (H, W, 3), uint8."""
+    if cv2 is None:
+        return np.array(Image.open(path).convert("RGB"))
+    picture = cv2.imread(path, cv2.IMREAD_COLOR)
+    if picture is None:
+        sys.exit(f"error: {path} is not a picture")
+    return np.ascontiguousarray(picture[..., ::-1])
+
+
+def write(path, picture):
+    """An RGB picture or a class map."""
+    if cv2 is None:
+        Image.fromarray(picture).save(path)
+    elif not cv2.imwrite(path, picture[..., ::-1] if picture.ndim == 3 else picture):
+        sys.exit(f"error: {path} cannot be written")
+
+
+def resized(array, size, smooth):
+    """A picture, smoothly, or a class map, by the nearest pixel, at (height, width)."""
+    if array.shape[:2] == tuple(size):
+        return array
+    width_first = (size[1], size[0])
+    if cv2 is None:
+        how = Image.BILINEAR if smooth else Image.NEAREST
+        return np.array(Image.fromarray(array).resize(width_first, how))
+    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    return cv2.resize(array, width_first, interpolation=how)
+
+
+if __name__ == "__main__":
+    main()
