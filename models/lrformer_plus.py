@@ -171,11 +171,12 @@ class QueryHead(nn.Module):
     def train(self, mode: bool = True) -> "QueryHead":
         """Training mode, which changes nothing in the head: it drops nothing.
 
-        Only, the library's encoder layers would look for overflows then, and the host wait.
+        Only, the library's encoder layers would look for overflows then, and the host wait; that of
+        version 5.20 would draw which layers of the decoder to leave out, which is none.
         """
         super().train(mode)
-        for layer in self.pixel_decoder.encoder.layers:
-            layer.training = False
+        for part in (*self.pixel_decoder.encoder.layers, self.transformer_module.decoder):
+            part.training = False
         return self
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

@@ -61,7 +61,9 @@ def test_every_runtime_gives_the_networks_numbers(network, runtime):
 
 
 def test_bfloat16_through_the_door(network):
-    prepared, told = prepare_for_inference(network, device="cpu", precision="bf16", size=SIZE)
+    prepared, told = prepare_for_inference(
+        network, device="cpu", precision="bf16", size=SIZE, runtime="eager"
+    )
     with torch.inference_mode():
         expected = network(image(*SIZE)).argmax(1)
     classes = prepared.giving("classes")(image(*SIZE))
