@@ -18,6 +18,7 @@ for world in WORLDS:
         PACKAGES[f"rtseg.{world}.{name}"] = f"{world}/{name.replace('.', '/')}"
 SOURCE = (ROOT / "package" / "__init__.py").read_text(encoding="utf-8")
 
+ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 setup(
@@ -52,11 +53,12 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "openvino": ["openvino>=2025.0"],
+        "openvino": ["openvino>=2025.0", "nncf>=3.0"],
         # Tested: 5.20, the last one for Python 3.10, 5.23 and 5.24.
         "query": ["transformers>=5.20,<5.25", "scipy>=1.15"],
         "demo": ["gradio>=6.20,<6.32"],  # tested: 6.20.0 and 6.31.0
-        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "export": ONNX,
+        "onnx": ONNX,  # its earlier name
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.15", "pre-commit>=4"],
     },
 )
