@@ -141,7 +141,7 @@ def quantise_onnx(
         pairs = {"AddQDQPairToWeight": True, "DedicatedQDQPair": True, "QuantizeBias": False}
         options |= {"ActivationSymmetric": True, **pairs}
     kind = library.QuantType.QInt8 if for_tensorrt else library.QuantType.QUInt8
-    with tempfile.TemporaryDirectory() as folder, quiet(""):
+    with tempfile.TemporaryDirectory() as folder, quiet():
         names = ("model.onnx", "prepared.onnx", "quantised.onnx")
         plain, prepared, quantised = (Path(folder) / name for name in names)
         onnx.save(model, plain)

@@ -111,7 +111,7 @@ def to_onnx(program: ExportedProgram, taken: str, given: str) -> Any:
 
     Operator set 18, the first that PyTorch writes.
     """
-    with quiet("torch.onnx"):
+    with quiet("torch.onnx", "onnxscript"):
         return torch.onnx.export(
             program,
             dynamo=True,
@@ -200,14 +200,16 @@ def require(runtime: str) -> None:
 
 
 @contextlib.contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Without what exporters and their `logger` ("" = the root's) say beside errors."""
-    log = logging.getLogger(logger or None)
-    level = log.level
-    log.setLevel(logging.ERROR)
+def quiet(*loggers: str) -> Iterator[None]:
+    """Without what exporters and their `loggers` say beside errors; none named = the root's."""
+    logs = [logging.getLogger(name) for name in loggers or (None,)]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(None), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of what they call in PyTorch
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -1,0 +1,264 @@
+"""The command that exports: what it leaves behind, and what it refuses."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from datasets.synthetic import draw_scene
+from models import fuse, list_models
+from utils.exported import read_description
+
+SCRIPT = "tools/export.py"
+SIZE = ("--r", 72, 104)
+NAME = "pidnet_s_72x104"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def best(weights) -> Path:
+    return weights() / "best.pt"
+
+
+@pytest.fixture
+def listed(tmp_path) -> Path:
+    """A folder `drawn` with three streets, their labels, and a list of both."""
+    folder = tmp_path / "data" / "synthetic"
+    folder.mkdir(parents=True)
+    lines = []
+    for index in range(3):
+        image, label = draw_scene(index, height=80, width=110)
+        cv2.imwrite(str(folder / f"{index}.png"), image[..., ::-1])
+        cv2.imwrite(str(folder / f"{index}_label.png"), label)
+        lines.append(f"{index}.png\t{index}_label.png\n")
+    (tmp_path / "data" / "three.lst").write_text("".join(lines))
+    return tmp_path / "data"
+
+
+def needs(*packages: str) -> None:
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed (see the extras)")
+
+
+def report_of(out: Path, file: str) -> dict:
+    return json.loads((out / f"{file}.gate.json").read_text(encoding="utf-8"))
+
+
+def test_a_checkpoint_becomes_a_file_that_says_what_it_is(best, call, tmp_path):
+    out = tmp_path / "out"
+    result = call(SCRIPT, best, "--format", "torch", *SIZE, "--out", out)
+    file = f"{NAME}.pt2"
+    left = {file, f"{file}.gate.json", f"{file}.gate.txt", f"{NAME}.json", "run.py", "README.md"}
+    assert set(os.listdir(out)) == left
+    report = report_of(out, file)
+    assert report["status"] == "passed" and f"{file}: passed" in result.stdout
+    # The classes are those of the drawn scenes, so that these have labels.
+    assert abs(report["comparison"]["miou_lost"]) < 0.01 and report["comparison"]["scenes"] == 4
+    facts = read_description("torch", out / file)
+    assert facts == json.loads((out / f"{NAME}.json").read_text()) == report["description"]
+    assert facts["architecture"] == "pidnet_s" and facts["dataset"] == "synthetic"
+    assert len(facts["weights"]["sha256"]) == 64 and facts["mean"] == [0.485, 0.456, 0.406]
+    assert (out / "run.py").read_text() == (ROOT / "utils/runners/run.py").read_text()
+    assert "command" in report and "torch" in report["environment"]
+
+
+def test_a_list_with_labels(best, listed, call, tmp_path):
+    words = ("--check", "three.lst", "--root", listed, "--labels", "index")
+    call(SCRIPT, best, "--format", "torch", *SIZE, *words, "--out", tmp_path / "out")
+    report = report_of(tmp_path / "out", f"{NAME}.pt2")
+    assert report["checked_on"] == "3 pictures of three.lst"
+    assert report["comparison"]["miou_network"] > 0
+
+
+def test_a_folder_and_logits_of_random_weights(listed, call, tmp_path):
+    words = ("--arch", "bisenetv2", "--c", 3, "--output", "logits", "--check", listed)
+    call(SCRIPT, *words, "--format", "torch", *SIZE, "--out", tmp_path / "out")
+    name = "bisenetv2_72x104_logits"
+    report = report_of(tmp_path / "out", f"{name}.pt2")
+    assert report["status"] == "passed" and report["comparison"]["scenes"] == 6
+    assert 0 <= report["comparison"]["largest_logit_difference"] < 1e-3
+    assert report["description"]["weights"] == {}
+    assert report["description"]["class_names"] == ["class 0", "class 1", "class 2"]
+    assert not (tmp_path / "out" / "run.py").exists()
+
+
+def damaged(model: nn.Module) -> nn.Module:
+    network = fuse(model)
+    with torch.no_grad():
+        network.stem.conv1.weight[0] += 1
+    return network
+
+
+def test_a_damaged_file_does_not_get_its_name(best, call, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr("exporting.fuse", damaged)
+    result = call(SCRIPT, best, "--format", "torch", *SIZE, "--out", out, status=1)
+    file = f"{NAME}.pt2"
+    assert set(os.listdir(out)) == {f"{file}.failed", f"{file}.gate.json", f"{file}.gate.txt"}
+    assert report_of(out, file)["status"] == "failed" and f"{file}: failed" in result.stdout
+    assert "99.99 % are needed" in (out / f"{file}.gate.txt").read_text()
+    monkeypatch.undo()
+    call(SCRIPT, best, "--format", "torch", *SIZE, "--out", out)  # the name is still free
+    assert report_of(out, file)["status"] == "passed" and (out / file).is_file()
+
+
+def test_what_cannot_be_written_leaves_nothing(best, call, tmp_path, monkeypatch):
+    def broken(*arguments, **more):
+        raise RuntimeError("no rule for aten.magic\nlong story") from KeyError("deep")
+
+    monkeypatch.setattr("exporting.write_file", broken)
+    result = call(SCRIPT, best, "--format", "torch", *SIZE, "--out", tmp_path / "out", status=2)
+    assert "pidnet_s cannot be written as torch" in result.stderr
+    assert not os.listdir(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--format", "tflite"), ["tflite", "onnx", "openvino", "torch", "aoti", "tensorrt"]),
+        (("--format", "torch", "--precision", "int8"), ["int8", "torch", "fp32, fp16, bf16"]),
+        (("--format", "torch", "--precision", "fp8"), ["fp8", "bf16"]),
+        (("--format", "torch", "--calibrate", "x"), ["--precision int8", "--calibrate"]),
+        (("--format", "torch", "--c", "4"), ["--c is for random weights"]),
+        (("--format", "torch", "--dynamic"), ["72 104", "multiples of 64 from 320"]),
+        (("--format", "torch", "--check", "nowhere"), ["--check nowhere", "neither"]),
+        (("--format", "torch", "--classes", "cityscapes"), ["trained on other classes"]),
+        (("--format", "torch", "--classes", "citiscapes"), ["citiscapes", "cityscapes"]),
+        (("--format", "torch", "--arch", "ddrnet_23"), ["holds pidnet_s, not ddrnet_23"]),
+        (("--format", "torch", "--r", "0", "64"), ["--r is 0 64"]),
+    ],
+)
+def test_bad_words(words, told, best, refuses, tmp_path):
+    size = () if "--r" in words else SIZE
+    refuses(told, SCRIPT, best, *words, *size, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_weights_need_a_name_and_classes(refuses, tmp_path):
+    more = ("--format", "torch", *SIZE, "--out", tmp_path / "out")
+    for words in ((), ("--arch", "pidnet_s"), ("--arch", "pidnet_s", "--c", 3, "--classes", "voc")):
+        refuses(["--arch NAME", "--c CLASSES"], SCRIPT, *words, *more)
+    refuses(["did you mean pidnet_s"], SCRIPT, "--arch", "pidnet_ss", "--c", 3, *more)
+    refuses(["does not exist"], SCRIPT, tmp_path / "none.pt", *more)
+
+
+def test_weights_of_another_class_count(best, refuses, tmp_path):
+    bare = tmp_path / "bare.pt"
+    torch.save(torch.load(best, weights_only=True)["model"], bare)
+    words = ("--arch", "pidnet_s", "--classes", "cityscapes", "--format", "torch", *SIZE)
+    refuses(["bare.pt"], SCRIPT, bare, *words, "--out", tmp_path / "out")
+    refuses(["name its architecture"], SCRIPT, bare, *words[4:], "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_cannot_take_files(best, refuses, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = (best, "--format", "torch", *SIZE, "--out")
+    refuses(["--out", "folder that can be written"], SCRIPT, *words, tmp_path / "file" / "in")
+    (tmp_path / f"{NAME}.pt2").write_text("somebody's")
+    refuses([f"{NAME}.pt2 exists"], SCRIPT, *words, tmp_path)
+    assert (tmp_path / f"{NAME}.pt2").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    ("words", "package"),
+    [
+        (("--format", "onnx"), "onnxruntime"),
+        (("--format", "tensorrt"), "onnxruntime"),
+        (("--format", "openvino"), "openvino"),
+        (("--format", "openvino", "--precision", "int8", "--calibrate", "x"), "nncf"),
+    ],
+)
+def test_packages_that_are_not_there(words, package, best, refuses, tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+
+    def find(name, *more):
+        return None if name == package else there("json" if name == "openvino" else name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    told = [f"{package} is not installed", f"pip install {package}"]
+    refuses(told, SCRIPT, best, *words, *SIZE, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_compiler_that_is_not_there(best, refuses, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    words = ("--format", "aoti", *SIZE, "--out", tmp_path / "out")
+    refuses(["needs a C++ compiler"], SCRIPT, best, *words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_ahead(precision, best, call, tmp_path):
+    words = ("--format", "aoti", "--precision", precision, *SIZE, "--out", tmp_path / "out")
+    call(SCRIPT, best, *words)
+    name = NAME if precision == "fp32" else f"{NAME}_bf16"
+    assert report_of(tmp_path / "out", f"{name}.aoti.pt2")["status"] == "passed"
+
+
+@pytest.mark.medium
+def test_several_formats_and_the_program_beside_them(best, call, tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime", "openvino")
+    out = tmp_path / "out"
+    call(SCRIPT, best, "--format", "onnx", "openvino", "tensorrt", "torch", *SIZE, "--out", out)
+    for ending, kind in ((".onnx", "onnx"), (".xml", "openvino"), (".pt2", "torch")):
+        assert report_of(out, NAME + ending)["status"] == "passed"
+        facts = json.loads((out / f"{NAME}.json").read_text())
+        assert read_description(kind, out / f"{NAME}{ending}") == facts
+    report = report_of(out, f"{NAME}.tensorrt.onnx")
+    assert report["status"] == "unverified" and "TensorRT has not run it" in report["reasons"][-1]
+    image, _ = draw_scene(7, height=333, width=517)
+    cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
+    maps = []
+    for ending in (".onnx", ".xml"):
+        pictures = tmp_path / f"pictures{ending}"
+        words = [sys.executable, "run.py", f"{NAME}{ending}", tmp_path / "photo.png", "--out"]
+        done = subprocess.run([*words, pictures], cwd=out, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        maps.append(cv2.imread(str(pictures / "photo_classes.png"), cv2.IMREAD_UNCHANGED))
+        overlay = cv2.imread(str(pictures / "photo_overlay.png"))
+        assert overlay.shape == image.shape and "%" in done.stdout
+    assert maps[0].shape == image.shape[:2] and (maps[0] == maps[1]).mean() > 0.999
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "tensorrt"])
+def test_8_bits(kind, listed, call, tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    if kind == "openvino":
+        needs("openvino", "nncf")
+    out = tmp_path / "out"
+    words = ("--arch", "bisenetv2", "--classes", "synthetic", "--calibrate", listed, "--check")
+    more = ("three.lst", "--root", listed, "--labels", "index", "--out", out, *SIZE)
+    call(SCRIPT, *words, *more, "--format", kind, "--precision", "int8")
+    (file,) = (path.name for path in out.glob("*.gate.json"))
+    report = json.loads((out / file).read_text())
+    assert report["status"] in ("passed", "unverified") and report["comparison"]["scenes"] == 3
+    assert any("stay in float" in reason for reason in report["reasons"])
+    assert (kind == "tensorrt") == (not report["milliseconds"]) and report["kept_in_float"]
+    assert report["comparison"]["equal_percent"] < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "size", [(256, 512), (250, 330)], ids=lambda size: "x".join(map(str, size))
+)
+@pytest.mark.parametrize("name", zoo())
+def test_every_network(name, size, call, tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime", "openvino")
+    out = tmp_path / "out"
+    words = ("--arch", name, "--c", 19, "--r", *size, "--out", out)
+    call(SCRIPT, *words, "--format", "onnx", "openvino")
+    for ending in (".onnx", ".xml"):
+        report = report_of(out, f"{name}_{size[0]}x{size[1]}{ending}")
+        assert report["status"] == "passed" and report["comparison"]["scenes"] == 4
+    assert not np.isnan(report["comparison"]["equal_percent"])
