@@ -249,10 +249,8 @@ def test_8_bits(kind, listed, call, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "size", [(256, 512), (250, 330)], ids=lambda size: "x".join(map(str, size))
-)
-@pytest.mark.parametrize("name", zoo())
+@pytest.mark.parametrize("size", [(256, 512), (250, 330)], ids=str)
+@pytest.mark.parametrize("name", list_models())
 def test_every_network(name, size, call, tmp_path):
     needs("onnx", "onnxscript", "onnxruntime", "openvino")
     out = tmp_path / "out"
