@@ -65,6 +65,7 @@ class Comparison:
         logits_difference, logits_largest: the largest difference of two logits and the largest
             logit, where the file gives them.
         overturned: the largest margin, in logits, of a pixel that got another class.
+        malformed: whether an output had another shape, or classes that there are not.
         scores: confusion matrices of the network and of the file, where there are labels.
     """
 
@@ -76,6 +77,7 @@ class Comparison:
     logits_difference: float | None = None
     logits_largest: float | None = None
     overturned: float = 0.0
+    malformed: bool = False
     scores: tuple[ConfusionMatrix, ConfusionMatrix] | None = None
 
     @property
@@ -180,6 +182,7 @@ def compare(
                 logits = torch.from_numpy(found)
                 classes = model.upsample(logits, scene.image.shape[1:]).argmax(1)
             if classes.shape != expected.classes.shape or int(classes.max()) >= len(class_names):
+                seen[name].malformed = True
                 classes = (expected.classes + 1) % len(class_names)  # equal nowhere
             seen[name].add(expected, found, classes, scene)
     return seen
@@ -197,23 +200,24 @@ def judge(seen: Comparison, precision: str, *, trained: bool) -> Verdict:
 
     float32: LEAST_EQUAL of the pixels. Half precision: also at most MOST_MIOU, where labels are
     given. int8: at most MOST_MIOU; without labels that cannot be judged, and the file is
-    unverified. Random weights decide pixels by less than half precision or 8 bits round, so that
-    equal pixels say little: such a file is unverified where it is beyond a limit. None may
-    differ in more than 1 - FLOOR of its pixels.
+    unverified. Under FLOOR of the pixels all fail.
+
+    Random weights decide pixels by less than these precisions round, so that equal pixels say
+    little: beyond a limit the file is unverified in half precision, in int8 it always is.
     """
     share, miou = seen.share, seen.miou
-    told = f"{100 * share:.4f} % of the pixels of {seen.scenes} scenes have the same class"
     if not seen.scenes:
         return Verdict(FAILED, ("there is no scene to compare on",))
+    if seen.malformed:
+        return Verdict(FAILED, ("its output is no map of these classes at the size of the input",))
     if seen.logits_difference == float("inf"):
         return Verdict(FAILED, ("some logits are not finite numbers",))
-    reasons, failed, doubtful = [told], share < FLOOR, False
-    if failed:
-        reasons.append(f"at least {100 * FLOOR:g} % are needed in any case")
+    reasons = [f"{100 * share:.4f} % of the pixels of {seen.scenes} scenes have the same class"]
+    failed = doubtful = False
     if precision in LEAST_EQUAL and share < LEAST_EQUAL[precision]:
         reasons.append(f"at least {100 * LEAST_EQUAL[precision]:g} % are needed in {precision}")
         doubtful = precision != "fp32" and not trained
-        failed |= not doubtful
+        failed = not doubtful
     if miou is not None:
         lost = miou[0] - miou[1]
         reasons.append(f"mIoU {miou[0]:.2f} of the network, {miou[1]:.2f} of the file")
@@ -224,6 +228,10 @@ def judge(seen: Comparison, precision: str, *, trained: bool) -> Verdict:
     elif precision == "int8":
         reasons.append("there are no labels, so that the loss in mIoU could not be judged")
         doubtful = True
-    if doubtful and not trained:
+    if share < FLOOR and (trained or precision != "int8"):
+        reasons.append(f"at least {100 * FLOOR:g} % are needed in any case")
+        failed = True
+    elif not trained and precision != "fp32":
         reasons.append("the weights are random, so that rounding decides many pixels")
+        doubtful |= precision == "int8"
     return Verdict(FAILED if failed else UNVERIFIED if doubtful else PASSED, tuple(reasons))

@@ -71,7 +71,7 @@ def test_a_checkpoint_becomes_a_file_that_says_what_it_is(best, call, tmp_path):
 
 
 def test_a_list_with_labels(best, listed, call, tmp_path):
-    words = ("--check", "three.lst", "--root", listed, "--labels", "index")
+    words = ("--check", "three.lst", "--root", listed)
     call(SCRIPT, best, "--format", "torch", *SIZE, *words, "--out", tmp_path / "out")
     report = report_of(tmp_path / "out", f"{NAME}.pt2")
     assert report["checked_on"] == "3 pictures of three.lst"
@@ -238,11 +238,11 @@ def test_8_bits(kind, listed, call, tmp_path):
         needs("openvino", "nncf")
     out = tmp_path / "out"
     words = ("--arch", "bisenetv2", "--classes", "synthetic", "--calibrate", listed, "--check")
-    more = ("three.lst", "--root", listed, "--labels", "index", "--out", out, *SIZE)
+    more = ("three.lst", "--root", listed, "--out", out, *SIZE)
     call(SCRIPT, *words, *more, "--format", kind, "--precision", "int8")
     (file,) = (path.name for path in out.glob("*.gate.json"))
     report = json.loads((out / file).read_text())
-    assert report["status"] in ("passed", "unverified") and report["comparison"]["scenes"] == 3
+    assert report["status"] == "unverified" and report["comparison"]["scenes"] == 3
     assert any("stay in float" in reason for reason in report["reasons"])
     assert (kind == "tensorrt") == (not report["milliseconds"]) and report["kept_in_float"]
     assert report["comparison"]["equal_percent"] < 100

@@ -128,7 +128,7 @@ def test_what_is_damaged_does_not(network, scenes, damage):
 def test_another_shape_is_equal_nowhere(network, scenes, shape):
     run = {"file": lambda frame: np.zeros(shape, np.uint8)}
     seen = compare(network, run, "classes", scenes, NAMES)["file"]
-    assert seen.equal == 0 and judge(seen, "int8", trained=True).status == FAILED
+    assert seen.equal == 0 and judge(seen, "int8", trained=False).status == FAILED
 
 
 def test_numbers_that_are_none_and_classes_beyond_the_last(network, scenes):
@@ -139,7 +139,8 @@ def test_numbers_that_are_none_and_classes_beyond_the_last(network, scenes):
     assert verdict == (FAILED, ("some logits are not finite numbers",))
     assert seen.to_dict()["largest_logit_difference"] == "not finite"
     run = {"file": lambda frame: np.full((1, *SIZE), 200, np.uint8)}
-    assert compare(network, run, "classes", scenes, NAMES)["file"].equal == 0
+    seen = compare(network, run, "classes", scenes, NAMES)["file"]
+    assert seen.equal == 0 and seen.malformed
 
 
 def counted(share, network=None, file=None) -> Comparison:
@@ -179,6 +180,8 @@ class Score:
         (counted(0.97), "int8", True, UNVERIFIED),
         (counted(0.89, 60, 60), "int8", True, FAILED),
         (counted(0.97, 3, 1.5), "int8", False, UNVERIFIED),
+        (counted(0.3), "int8", False, UNVERIFIED),
+        (counted(0.3), "fp16", False, FAILED),
         (Comparison(NAMES), "fp32", True, FAILED),
     ],
 )

@@ -81,15 +81,21 @@ def test_onnx(attention, for_tensorrt):
     run = runtimes.start_onnxruntime(quantised.SerializeToString())
     equal = np.mean([(run(frame) == plain(frame)).mean() for frame in frames])
     assert 0.8 < equal < 1
-    makers = {output: node for node in quantised.graph.node for output in node.output}
-    eight = {
-        node.name for node in quantised.graph.node
-        if any(makers[i].op_type == "DequantizeLinear" for i in node.input[:1] if i in makers)
-        and node.op_type in ("Conv", "MatMul")
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
+    stored = {
+        node.output[0] for node in quantised.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in tensors
+    } | {
+        output for node in quantised.graph.node if node.op_type == "QuantizeLinear"
+        and node.input[0] in tensors for output in node.output
     }  # fmt: skip
+    pairs = {
+        node.output[0] for node in quantised.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    }  # fmt: skip
+    eight = {n.name for n in quantised.graph.node if set(n.input[1:2]) & (stored | pairs)}
     assert kept.kept > 4 and not eight & set(kept.names) and len(eight) > kept.products / 2
     zeros = [node.input[2] for node in quantised.graph.node if node.op_type == "QuantizeLinear"]
-    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
     centred = all(not tensors[name].any() for name in zeros)
     assert centred == for_tensorrt
     assert for_tensorrt != any(t.dtype == np.int32 and t.ndim == 1 for t in tensors.values())
