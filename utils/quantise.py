@@ -9,6 +9,7 @@ processors, which cost more of the score than all other layers together, and it 
 
 import importlib
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,11 @@ def kept_in_float(operations: Iterable[Operation], entry: str, *, first: bool) -
         entry: the tensor that the graph is given.
         first: whether the first convolution stays, too.
     """
+    operations = list(operations)
+    wanted = defaultdict(set)  # kinds of the operations that take a tensor
+    for op in operations:
+        for name in op.takes:
+            wanted[name].add(op.kind)
     computed, delicate = {entry}, set()  # tensors
     names, products, kept = [], 0, 0
     for op in operations:
@@ -68,8 +74,10 @@ def kept_in_float(operations: Iterable[Operation], entry: str, *, first: bool) -
             continue
         computed.update(op.gives)
         behind = any(name in delicate for name in op.takes)
+        before = set.union(*(wanted[name] for name in op.gives))
         of_two = op.kind in PRODUCTS and len(depends) > 1 and all(depends[:2])
         arithmetic = op.kind in ARITHMETIC or (op.kind == "ReduceMean" and behind)
+        arithmetic |= op.kind == "Add" and bool(before) and before <= ARITHMETIC  # of a divisor
         stays = arithmetic or of_two or (op.kind in PRODUCTS and behind)
         if op.kind in CONVOLUTIONS and first:
             stays, first = True, False

@@ -174,7 +174,9 @@ def test_operators_of_an_older_set():
         helper.make_node("Resize", ["c", "", "", "sizes"], ["y"], mode="linear", antialias=0),
     ]
     value = helper.make_tensor_value_info
-    x, y = (value(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", [1, 4, 3, 4]), ("y", None)))
+    x, y = (
+        value(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", [1, 4, 3, 4]), ("y", [1, 4, 6, 8]))
+    )
     graph = helper.make_graph(nodes, "g", [x], [y], [axes, sizes])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     given = {"x": np.random.default_rng(0).random((1, 4, 3, 4), np.float32)}

@@ -32,7 +32,7 @@ mean: ReduceMean d axes -> e
 last: Convolution e w5 -> f
 constant: Divide w6 w7 -> w8
 """
-FLOAT = {"total", "state", "sums", "inverse", "spread", "scaled", "mix"}
+FLOAT = {"total", "state", "sums", "plus", "inverse", "spread", "scaled", "mix"}
 
 
 def operations():
@@ -84,16 +84,16 @@ def test_onnx(attention, for_tensorrt):
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
     stored = {
         node.output[0] for node in quantised.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in tensors
-    } | {
-        output for node in quantised.graph.node if node.op_type == "QuantizeLinear"
-        and node.input[0] in tensors for output in node.output
-    }  # fmt: skip
-    pairs = {
+        if node.op_type == "QuantizeLinear" and node.input[0] in tensors
+    } | tensors.keys()  # fmt: skip
+    weights = {
         node.output[0] for node in quantised.graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in stored
     }  # fmt: skip
-    eight = {n.name for n in quantised.graph.node if set(n.input[1:2]) & (stored | pairs)}
+    eight = {
+        node.name for node in quantised.graph.node
+        if node.op_type in ("Conv", "MatMul") and node.input[1] in weights
+    }  # fmt: skip
     assert kept.kept > 4 and not eight & set(kept.names) and len(eight) > kept.products / 2
     zeros = [node.input[2] for node in quantised.graph.node if node.op_type == "QuantizeLinear"]
     centred = all(not tensors[name].any() for name in zeros)
