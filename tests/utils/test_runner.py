@@ -1,0 +1,118 @@
+"""The program that is copied beside exported files, without any runtime."""
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "utils" / "runners" / "run.py"
+FACTS = {
+    "format": "rtseg-export-1", "output": "classes", "size": [40, 60], "dynamic": {},
+    "class_names": ["sky", "road"], "palette": [[0, 0, 200], [100, 0, 0]], "precision": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture
+def program():
+    spec = importlib.util.spec_from_file_location("run_beside_exports", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def network(program, monkeypatch, **changes):
+    """A network whose lower half is road, and the frames that it has been given."""
+    given = []
+
+    def run(frame):
+        given.append(frame)
+        classes = np.zeros(frame.shape[:3], np.uint8)
+        classes[:, frame.shape[1] // 2 :] = 1
+        return classes
+
+    monkeypatch.setitem(program.RUNTIMES, ".onnx", lambda path: (run, json.dumps(FACTS | changes)))
+    return program.Network("net.onnx"), given
+
+
+def test_it_is_read_by_python_3_8_and_needs_no_pytorch():
+    tree = ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 8))
+    names = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import)
+            else [node.module] if isinstance(node, ast.ImportFrom) else []
+        )
+    }  # fmt: skip
+    runtimes = {"onnxruntime", "openvino", "tensorrt"}
+    assert names == {"argparse", "ctypes", "json", "os", "sys", "numpy", "cv2", "PIL"} | runtimes
+
+
+@pytest.mark.parametrize("reader", ["OpenCV", "Pillow"])
+def test_pictures_of_any_size(reader, program, monkeypatch, tmp_path, capsys):
+    if reader == "Pillow":
+        from PIL import Image
+
+        monkeypatch.setattr(program, "cv2", None)
+        monkeypatch.setattr(program, "Image", Image, raising=False)
+    _, given = network(program, monkeypatch)
+    picture = np.random.default_rng(0).integers(0, 256, (81, 33, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.photo.png"), picture[..., ::-1])
+    (tmp_path / "net.onnx").write_text("")
+    words = [tmp_path / "net.onnx", tmp_path / "a.photo.png", "--out", tmp_path / "new" / "out"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
+    program.main()
+    (frame,) = given
+    assert frame.shape == (1, 40, 60, 3) and frame.dtype == np.uint8 and frame.flags.c_contiguous
+    out = tmp_path / "new" / "out"
+    classes = cv2.imread(str(out / "a.photo_classes.png"), cv2.IMREAD_UNCHANGED)
+    assert classes.shape == (81, 33) and not classes[:39].any() and classes[42:].all()
+    overlay = cv2.imread(str(out / "a.photo_overlay.png"))[..., ::-1].astype(int)
+    colours = np.array(FACTS["palette"])[classes]
+    assert np.abs(overlay - (picture + colours) / 2).max() <= 1
+    line = capsys.readouterr().out
+    assert "road " in line and "sky " in line and line.count("%") == 2
+
+
+def test_sizes_of_a_dynamic_network(program, monkeypatch):
+    found, _ = network(program, monkeypatch, dynamic={"multiple": 64, "least": 320, "most": 1024})
+    assert found.size((360, 480)) == (384, 512) and found.size((10, 5000)) == (320, 1024)
+    fixed, _ = network(program, monkeypatch)
+    assert fixed.size((360, 480)) == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"output": "logits"}, "no class map"), ({"format": "x"}, "no class map")],
+)
+def test_other_files_are_refused(program, monkeypatch, changes, words):
+    with pytest.raises(SystemExit, match=words):
+        network(program, monkeypatch, **changes)
+    with pytest.raises(SystemExit, match=r"net.pt2 is none of .onnx, .xml, .engine"):
+        program.Network("net.pt2")
+
+
+def test_a_runtime_that_is_not_there(program, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(SystemExit, match=r"net.engine needs tensorrt, which is not installed"):
+        program.Network("net.engine")
+
+
+def test_the_description_beside_an_engine(program, tmp_path):
+    (tmp_path / "net_8x8.json").write_text("{}")
+    for engine in ("net_8x8.engine", "net_8x8.tensorrt.engine"):
+        assert program.json_beside(str(tmp_path / engine)) == str(tmp_path / "net_8x8.json")
+    with pytest.raises(SystemExit, match="must lie beside"):
+        program.json_beside(str(tmp_path / "other.engine"))
+
+
+def test_its_command_line_says_what_is_wrong(tmp_path):
+    words = [sys.executable, SOURCE, "net.onnx", "photo.jpg"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "error: net.onnx does not exist\n"
