@@ -7,10 +7,10 @@ The table names configurations, settings and seeds, the most important run first
 one record (scores, curve, settings, digest of the weights, machine) and its weights in half
 precision, which are what is scored, in --state; what has a record there is not trained again, so
 that minutes on several machines add up. A record of other settings than the table's is refused.
---minutes leaves out runs that would take longer by the table, unless they have been begun, and
-stops the last one with its checkpoint saved: the same command goes on where its run folder still
-is. The test list is scored once per run, with the weights that the validation list has chosen.
-Where a run fails the next one follows, and the exit status tells.
+--row takes one alone. --minutes leaves out runs that would take longer by the table, unless they
+have been begun, and stops the last one with its checkpoint saved: the same command goes on where
+its run folder still is. The test list is scored once per run, with the weights that the validation
+list has chosen. Where a run fails the next one follows, and the exit status tells.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from models.weights import read_checkpoint
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.logger import read_metrics
-from utils.records import require_folder, write_json
+from utils.records import require_folder, sha256, write_json
 from utils.results import (
     WantedRun,
     half_precision,
@@ -63,7 +63,7 @@ FACTS = "architecture options dataset class_names palette input score".split()
 def main() -> int:
     args = parse_args()
     table = read_table(args.table)
-    runs = wanted_runs(table, str(args.table))
+    runs = chosen(wanted_runs(table, str(args.table)), args)
     check(runs, args)  # refused before the first is trained
     end = time.monotonic() + 60 * args.minutes if args.minutes else None
     failed = []
@@ -79,6 +79,14 @@ def main() -> int:
     page = [sys.executable, str(_init_paths.ROOT / "tools/pages/results_page.py"), str(args.table)]
     status = subprocess.run(page, check=False).returncode if args.state == STATE else 0
     return 1 if failed else status
+
+
+def chosen(runs: list[WantedRun], args: argparse.Namespace) -> list[WantedRun]:
+    """The runs of the rows of --row, else all. Raises ValueError for a row that there is not."""
+    names = list(dict.fromkeys(run.name for run in runs))
+    if unknown := [name for name in args.row or () if name not in names]:
+        raise InputError(f"--row {unknown[0]}: no such row; accepted: {', '.join(names)}")
+    return [run for run in runs if args.row is None or run.name in args.row]
 
 
 def check(runs: Sequence[WantedRun], args: argparse.Namespace) -> None:
@@ -248,6 +256,9 @@ def finish(run: WantedRun, args: argparse.Namespace, settings: dict[str, Any]) -
     (file,) = set(folder.glob("eval_*.json")) - before or {newest(folder)}
     evaluation = json.loads(file.read_text(encoding="utf-8"))
     metrics = read_metrics(folder / "metrics.jsonl")
+    kept = {"files": [], "sha256": sha256(half)}
+    if run.weights:
+        kept = split_file(half, args.state, f"{run.stem}.pt")
     return {
         "name": run.name,
         "title": run.title,
@@ -262,7 +273,7 @@ def finish(run: WantedRun, args: argparse.Namespace, settings: dict[str, Any]) -
         "views": evaluation["views"],
         "minutes": sum(epoch["seconds"] for epoch in metrics) / 60,
         "curve": [{key: epoch.get(key) for key in CURVE} for epoch in metrics],
-        "weights": split_file(half, args.state, f"{run.stem}.pt"),
+        "weights": kept,
         "environment": evaluation["environment"],
     }
 
@@ -304,6 +315,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", type=Path, help="such as docs/results.yaml")
+    parser.add_argument("--row", metavar="NAME", action="append", help="may be repeated; all")
     parser.add_argument("--minutes", type=float, help="end after so long; the table's order counts")
     parser.add_argument(
         "--state", type=Path, default=STATE, help="records and weights of finished runs"

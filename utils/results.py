@@ -17,7 +17,7 @@ PART_BYTES = 15 << 20  # of a weight file; many places take files up to 16 MiB
 KEYS = {"runs": dict, "score": str, "notes": str}
 RUN_KEYS = {
     "title": str, "cfg": list, "set": dict, "seeds": list, "minutes": (int, float), "score": str,
-    "start": str,
+    "start": str, "weights": bool,
 }  # fmt: skip
 
 
@@ -33,6 +33,7 @@ class WantedRun(NamedTuple):
         minutes: that it takes by the table, scoring included; None where the table does not say.
         score: list that it is scored on at its end.
         start: stem of the run whose weights it starts from; "" for none.
+        weights: whether its own are kept.
     """
 
     name: str
@@ -43,6 +44,7 @@ class WantedRun(NamedTuple):
     minutes: float | None
     score: str
     start: str
+    weights: bool
 
     @property
     def stem(self) -> str:
@@ -57,7 +59,8 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
     Args:
         table: "score", the list that finished runs are scored on, once; "runs": name -> "title",
             "cfg" (files), "set" (KEY: value), "seeds", "minutes", a "score" of its own, "start"
-            (an earlier row, whose weights it starts from); "notes", text for the page.
+            (an earlier row, whose weights it starts from), "weights" (false: the record alone is
+            kept); "notes", text for the page.
         origin: the file it is from.
 
     Raises:
@@ -77,6 +80,8 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
         start = row.get("start", "")
         if start and start not in seen:
             raise InputError(f"{where}: start is {start}; accepted: a row above it")
+        if start and not table["runs"][start].get("weights", True):
+            raise InputError(f"{where}: start is {start}, a row whose weights are not kept")
         seen[str(name)] = seeds[0]
         for place, seed in enumerate(seeds):
             run = WantedRun(
@@ -88,6 +93,7 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
                 row.get("minutes"),
                 row.get("score", table["score"]),
                 f"{start}-{seen[start]}" if start else "",
+                row.get("weights", True),
             )
             runs.append((place, run))
     return [run for _, run in sorted(runs, key=lambda item: item[0])]
@@ -99,7 +105,7 @@ def _check_keys(
     for key, value in found.items():
         if key not in known:
             raise InputError(f"{origin}: unknown key {key}; accepted: {', '.join(known)}")
-        if not isinstance(value, known[key]) or isinstance(value, bool):
+        if not isinstance(value, known[key]) or isinstance(value, bool) != (known[key] is bool):
             kind = getattr(known[key], "__name__", "number")
             raise InputError(f"{origin}: {key} is {value!r}; it must be a {kind}")
     if missing := sorted(needed - found.keys()):

@@ -84,6 +84,17 @@ def test_a_table_is_trained_once_and_scored_on_its_list(place, run, tmp_path):
     assert all(p.stat().st_mtime < began for p in (tmp_path / "state").iterdir())
 
 
+def test_one_row_whose_weights_are_not_kept(place, run, refuses, tmp_path):
+    one = {"cfg": [CFG], "set": SMALL | {"TRAIN.END_EPOCH": 1}, "weights": False}
+    arguments = place(one=one, other=one)
+    refuses(["--row two", "one, other"], "tools/results.py", *arguments, "--row", "two")
+    run("tools/results.py", *arguments, "--row", "other")
+    (record,) = read_results(tmp_path / "state")
+    assert record["name"] == "other" and record["weights"]["files"] == []
+    assert len(record["weights"]["sha256"]) == 64
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["other-304.json"]
+
+
 @pytest.mark.slow
 def test_time_that_is_up_stops_a_run_with_its_checkpoint(place, run, tmp_path):
     arguments = place(one={"cfg": [CFG], "set": SMALL | {"TRAIN.END_EPOCH": 2000}})
@@ -104,6 +115,14 @@ def test_time_that_is_up_stops_a_run_with_its_checkpoint(place, run, tmp_path):
         ({"score": "a.lst", "runs": {"a": {"cfg": CFG}}}, "cfg is"),
         ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "seeds": [-1]}}}, "seeds is"),
         ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "start": "b"}}}, "a row above it"),
+        ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "weights": 1}}}, "weights is 1"),
+        (
+            {
+                "score": "a.lst",
+                "runs": {"a": {"cfg": [CFG], "weights": False}, "b": {"cfg": [CFG], "start": "a"}},
+            },
+            "not kept",
+        ),
         ({"score": "a.lst", "runs": {"a": None}}, "is None"),
         ({"runs": {}}, "has no score"),
         ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "minutes": True}}}, "minutes is True"),
