@@ -2,8 +2,9 @@
 
     python tools/pages/make_tables.py [--check]
 
-Fills README.md between the zoo markers and pretrained_models/README.md between the manifest
-markers. Parameters and multiply-adds are counted from the registry's networks; published accuracy
+Fills README.md between the zoo markers, pretrained_models/README.md between the manifest markers
+and docs/export.md between the exports markers (the record of tools/pages/benchmark_exports.py).
+Parameters and multiply-adds are counted from the registry's networks; published accuracy
 and speed are copied from docs/published.yaml; agreement with official code is read from
 docs/records/parity.json (tools/verify_parity.py tests/golden --json); files are those of
 pretrained_models/manifest.yaml. --check writes nothing and exits with 1 if a page is not up to
@@ -41,6 +42,7 @@ def main() -> int:
     for page, name, make in (
         ("README.md", "zoo", zoo_table),
         ("pretrained_models/README.md", "manifest", manifest_table),
+        ("docs/export.md", "exports", exports_table),
     ):
         path = _init_paths.ROOT / page
         text = path.read_text(encoding="utf-8")
@@ -140,6 +142,30 @@ def manifest_table() -> str:
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
+
+
+def exports_table() -> str:
+    """Markdown table of times and sizes of exported files, with the conditions before it."""
+    record = json.loads((DOCS / "records/exports_cpu_512x1024.json").read_text("utf-8"))
+    facts, (height, width) = record["environment"], record["size"]
+    lines = [
+        "",
+        f"    python tools/pages/{' '.join(record['command'])}",
+        "",
+        f"{facts['device']}, {facts['cpu_threads']} threads, {width}x{height}, torch "
+        f"{facts['torch']}: milliseconds (median) from frame to class map, and the time of the "
+        "network as published (fp32, unfused, eager) over that of the file, from one run.",
+        "",
+        "| Network | Format | Precision | ms | Published over this | Size, MB |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    for key, times in record["times"].items():
+        name, kind, precision = key.split()
+        cells = [f"`{name}`", kind, precision, f"{times['median_ms']:.1f}", "", ""]
+        if file := record["files"].get(key):
+            cells[4:] = f"{1 / file['time_ratio']['median']:.2f}", f"{file['bytes'] / 1e6:.1f}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
