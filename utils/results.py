@@ -127,8 +127,14 @@ def split_file(source: Path, folder: Path, stem: str) -> dict[str, Any]:
 
 
 def join_file(record: Mapping[str, Any], folder: Path, target: Path) -> None:
-    """Write the file behind a record's "weights". Raises ValueError where parts are not whole."""
+    """Write the file behind a record's "weights". Raises ValueError where parts are not whole or
+    not there."""
     told = record["weights"]
+    if missing := [name for name in told["files"] if not (folder / name).is_file()]:
+        raise InputError(
+            f"{folder / missing[0]} does not exist; bring it from where {record['name']} was "
+            "trained, or remove its record to train it again"
+        )
     data = b"".join((folder / name).read_bytes() for name in told["files"])
     if hashlib.sha256(data).hexdigest() != told["sha256"]:
         raise InputError(f"{', '.join(told['files'])} in {folder} are not what the record tells of")

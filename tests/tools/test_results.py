@@ -17,7 +17,14 @@ import yaml
 
 from configs import get_config
 from models.weights import load_trained
-from utils.results import half_precision, mean_and_spread, read_results, split_file, wanted_runs
+from utils.results import (
+    half_precision,
+    join_file,
+    mean_and_spread,
+    read_results,
+    split_file,
+    wanted_runs,
+)
 
 CFG = "configs/synthetic/rtlinearformer_slim_synthetic.yaml"
 STRONG = "configs/_base_/strong_recipe.yaml"
@@ -204,6 +211,13 @@ def test_a_record_is_of_the_weights_that_it_started_from(place, refuses, results
     row = {"cfg": [CFG], "set": SMALL}
     words = ["second-304.json", "start an earlier one (now 0)"]
     refuses(words, "tools/results.py", *place(first=row, second=row | {"start": "first"}))
+
+
+def test_weights_that_are_not_at_hand_are_missed(results, tmp_path):
+    record = record_of(results, "first") | {"weights": {"sha256": "0", "files": ["first-304.pt"]}}
+    with pytest.raises(ValueError, match=r"first-304\.pt does not exist"):
+        join_file(record, tmp_path, tmp_path / "x.pt")
+    assert not (tmp_path / "x.pt").exists()
 
 
 def test_the_rows_of_the_documentation_can_be_compared(results, root):
