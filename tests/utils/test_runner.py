@@ -54,20 +54,25 @@ def test_it_is_read_by_python_3_8_and_needs_no_pytorch():
     assert names == {"argparse", "ctypes", "json", "os", "sys", "numpy", "cv2", "PIL"} | runtimes
 
 
+def without_opencv(program, monkeypatch):
+    from PIL import Image, ImageOps
+
+    monkeypatch.setattr(program, "cv2", None)
+    monkeypatch.setattr(program, "Image", Image, raising=False)
+    monkeypatch.setattr(program, "ImageOps", ImageOps, raising=False)
+
+
 @pytest.mark.parametrize("reader", ["OpenCV", "Pillow"])
 def test_pictures_of_any_size(reader, program, monkeypatch, tmp_path, capsys):
     if reader == "Pillow":
-        from PIL import Image
-
-        monkeypatch.setattr(program, "cv2", None)
-        monkeypatch.setattr(program, "Image", Image, raising=False)
+        without_opencv(program, monkeypatch)
     _, given = network(program, monkeypatch)
     picture = np.random.default_rng(0).integers(0, 256, (81, 33, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.photo.png"), picture[..., ::-1])
     (tmp_path / "net.onnx").write_text("")
     words = [tmp_path / "net.onnx", tmp_path / "a.photo.png", "--out", tmp_path / "new" / "out"]
     monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
-    program.main()
+    assert program.main() == 0
     (frame,) = given
     assert frame.shape == (1, 40, 60, 3) and frame.dtype == np.uint8 and frame.flags.c_contiguous
     out = tmp_path / "new" / "out"
@@ -116,3 +121,92 @@ def test_its_command_line_says_what_is_wrong(tmp_path):
     words = [sys.executable, SOURCE, "net.onnx", "photo.jpg"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr == "error: net.onnx does not exist\n"
+
+
+def wild(folder):
+    """Pictures as cameras and programs leave them, by name."""
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    small = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (160, 120))
+    upright = Image.Exif()
+    upright[0x0112] = 6
+    Image.fromarray(small).save(folder / "turned.png", exif=upright)
+    cv2.imwrite(str(folder / "deep.png"), small[..., 0].astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "grey.png"), small[..., 0])
+    Image.fromarray(small).quantize(16).save(folder / "palette.png")
+    Image.fromarray(np.dstack([small, small[..., :1]])).save(folder / "größe.png")
+    return sorted(folder.iterdir())
+
+
+def test_opencv_and_pillow_make_the_same_of_a_picture(program, monkeypatch, tmp_path):
+    files = wild(tmp_path / "wild")
+    sizes = [(40, 60), (333, 517), (7, 5)]
+
+    def read():
+        pictures = [program.read(str(file)) for file in files]
+        return pictures, [program.resized(p, size, smooth=True) for p in pictures for size in sizes]
+
+    by_opencv = read()
+    without_opencv(program, monkeypatch)
+    by_pillow = read()
+    for ours, theirs in zip(by_opencv, by_pillow, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape and one.dtype == other.dtype == np.uint8
+            assert np.abs(one.astype(int) - other).max() <= 1
+    assert by_opencv[0][[f.name for f in files].index("turned.png")].shape == (160, 120, 3)
+    classes = np.random.default_rng(1).integers(0, 9, (33, 50), np.uint8)
+    for size in sizes:
+        expected = cv2.resize(classes, size[::-1], interpolation=cv2.INTER_NEAREST)
+        assert np.array_equal(program.resized(classes, size, smooth=False), expected)
+
+
+@pytest.mark.parametrize("reader", ["OpenCV", "Pillow"])
+def test_what_cannot_be_read_is_named_and_the_others_go_on(
+    reader, program, monkeypatch, tmp_path, capsys
+):
+    if reader == "Pillow":
+        without_opencv(program, monkeypatch)
+    network(program, monkeypatch)
+    (tmp_path / "net.onnx").write_text("")
+    (tmp_path / "text.jpg").write_text("no picture")
+    good = wild(tmp_path / "wild")[0]
+    words = [tmp_path / "net.onnx", tmp_path / "text.jpg", tmp_path / "none.png", good]
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words), "--out", str(tmp_path / "out")])
+    assert program.main() == 1
+    told = capsys.readouterr()
+    assert "text.jpg is not a picture" in told.err and "none.png does not exist" in told.err
+    assert told.out.startswith(f"{good}: ") and len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_names_that_cannot_be_are_refused_before_the_network_is_opened(tmp_path):
+    (tmp_path / "net.onnx").write_text("")
+    (tmp_path / "net.xml").write_text("")
+    (tmp_path / "a").mkdir()
+    for name in ("x.jpg", "a/x.png"):
+        (tmp_path / name).write_text("")
+
+    def told(*words):
+        done = subprocess.run(
+            [sys.executable, SOURCE, *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        return done.stderr
+
+    assert "a is a folder; name its pictures" in told("net.onnx", "a")
+    assert "a is a folder" in told("a", "x.jpg")
+    assert "x.jpg and a/x.png would both become x_classes.png" in told(
+        "net.onnx", "x.jpg", "a/x.png"
+    )
+    assert "--out x.jpg: " in told("net.onnx", "x.jpg", "--out", "x.jpg")
+    assert "net.bin does not exist; it belongs to net.xml" in told("net.xml", "x.jpg")
+
+
+@pytest.mark.parametrize(("ending", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino")])
+def test_a_file_that_is_none(ending, package, program, tmp_path):
+    pytest.importorskip(package, reason=f"{package} is not installed (see the extras)")
+    for name in (f"net{ending}", "net.bin"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(SystemExit, match=f"net{ending} cannot be opened: "):
+        program.Network(str(tmp_path / f"net{ending}"))

@@ -1,7 +1,7 @@
 """Run an exported network on pictures. No PyTorch is needed, but numpy, OpenCV or Pillow, and
 
     .onnx     onnxruntime
-    .xml      openvino
+    .xml      openvino; the .bin of the same name must lie beside it
     .engine   tensorrt 8.5 or later, made from .onnx by trtexec as README.md says; NAME.json of the
               network must lie beside it
 
@@ -9,6 +9,7 @@
 
 For every picture it writes NAME_classes.png (class ids, 8 bits, at the picture's size) and
 NAME_overlay.png (the picture under the colours of its classes), and prints the classes' shares.
+Pictures that cannot be read are named and the others go on; the exit status is then 1.
 """
 
 import argparse
@@ -24,7 +25,7 @@ try:
 except ImportError:
     cv2 = None
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         sys.exit("error: pictures need a package: pip install opencv-python-headless, or pillow")
 
@@ -41,21 +42,43 @@ def main():
     parser.add_argument("pictures", nargs="+")
     parser.add_argument("--out", metavar="FOLDER", default=".", help="default: here")
     args = parser.parse_args()
-    for path in [args.model, *args.pictures]:
-        if not os.path.isfile(path):
-            sys.exit(f"error: {path} does not exist")
+    named = check_names(args.model, args.pictures)
+    try:
+        os.makedirs(args.out, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: --out {args.out}: {error.strerror}")
     network = Network(args.model)
-    os.makedirs(args.out, exist_ok=True)
-    for path in args.pictures:
-        picture = read(path)
-        classes = network(picture)
-        stem = os.path.join(args.out, os.path.splitext(os.path.basename(path))[0])
-        write(stem + "_classes.png", classes)
-        write(stem + "_overlay.png", network.overlay(picture, classes))
+    failed = False
+    for stem, path in named.items():
+        try:
+            picture = read(path)
+            classes = network(picture)
+            write(os.path.join(args.out, stem + "_classes.png"), classes)
+            write(os.path.join(args.out, stem + "_overlay.png"), network.overlay(picture, classes))
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+            continue
         counts = np.bincount(classes.ravel(), minlength=len(network.names))
         order = [index for index in np.argsort(-counts) if counts[index]]
         shares = [f"{network.names[i]} {100 * counts[i] / classes.size:.1f} %" for i in order]
         print(f"{path}: {', '.join(shares)}")
+    return int(failed)
+
+
+def check_names(model, pictures):
+    """Pictures by what their files are called. Ends where a name is wrong."""
+    if not os.path.isfile(model):
+        sys.exit(f"error: {model} {'is a folder' if os.path.isdir(model) else 'does not exist'}")
+    named = {}
+    for path in pictures:
+        if os.path.isdir(path):
+            sys.exit(f"error: {path} is a folder; name its pictures, such as {path}/*.jpg")
+        stem = os.path.splitext(os.path.basename(path))[0]
+        if stem in named:
+            sys.exit(f"error: {named[stem]} and {path} would both become {stem}_classes.png")
+        named[stem] = path
+    return named
 
 
 class Network:
@@ -68,11 +91,20 @@ class Network:
         ending = os.path.splitext(path)[1]
         if ending not in RUNTIMES:
             sys.exit(f"error: {path} is none of {', '.join(RUNTIMES)}")
+        parts = os.path.splitext(path)[0] + ".bin"
+        if ending == ".xml" and not os.path.isfile(parts):
+            sys.exit(f"error: {parts} does not exist; it belongs to {path}")
         try:
             self.run, facts = RUNTIMES[ending](path)
         except ImportError as error:
             sys.exit(f"error: {path} needs {error.name}, which is not installed")
-        self.facts = json.loads(facts)
+        except Exception as error:  # noqa: BLE001  (each runtime has its own, without a common base)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            sys.exit(f"error: {path} cannot be opened: {reason}")
+        try:
+            self.facts = json.loads(facts)
+        except ValueError:
+            sys.exit(f"error: {path} does not say what it is; tools/export.py has not written it")
         if self.facts.get("format") != FORMAT or self.facts["output"] != "classes":
             sys.exit(f"error: {path} gives no class map of pictures; export without --output")
         self.names = self.facts["class_names"]
@@ -194,34 +226,60 @@ RUNTIMES = {".onnx": open_onnx, ".xml": open_openvino, ".engine": open_tensorrt}
 
 
 def read(path):
-    """A picture as RGB (H, W, 3), uint8."""
+    """A picture as RGB (H, W, 3), uint8, upright. Raises OSError."""
+    if not os.path.isfile(path):
+        raise OSError(f"{path} does not exist")
     if cv2 is None:
-        return np.array(Image.open(path).convert("RGB"))
-    picture = cv2.imread(path, cv2.IMREAD_COLOR)
+        try:
+            with Image.open(path) as opened:
+                picture = ImageOps.exif_transpose(opened)
+                if picture.mode.startswith("I"):  # 16 bits
+                    picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+                return np.array(picture.convert("RGB"))
+        except Exception as error:  # (whatever a decoder meets in a damaged file)
+            raise OSError(f"{path} is not a picture, or damaged") from error
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
-        sys.exit(f"error: {path} is not a picture")
+        raise OSError(f"{path} is not a picture, or damaged")
     return np.ascontiguousarray(picture[..., ::-1])
 
 
 def write(path, picture):
-    """An RGB picture or a class map."""
+    """An RGB picture or a class map. Raises OSError."""
     if cv2 is None:
         Image.fromarray(picture).save(path)
-    elif not cv2.imwrite(path, picture[..., ::-1] if picture.ndim == 3 else picture):
-        sys.exit(f"error: {path} cannot be written")
+        return
+    data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1]
+    data.tofile(path)
 
 
 def resized(array, size, smooth):
-    """A picture, smoothly, or a class map, by the nearest pixel, at (height, width)."""
+    """A picture, smoothly, or a class map, by the nearest pixel, at (height, width).
+
+    The picture as evaluation resizes it: between the four nearest pixels, without blurring first,
+    which Pillow would do.
+    """
     if array.shape[:2] == tuple(size):
         return array
-    width_first = (size[1], size[0])
-    if cv2 is None:
-        how = Image.BILINEAR if smooth else Image.NEAREST
-        return np.array(Image.fromarray(array).resize(width_first, how))
-    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
-    return cv2.resize(array, width_first, interpolation=how)
+    if cv2 is not None:
+        how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+        return cv2.resize(array, (size[1], size[0]), interpolation=how)
+    if not smooth:
+        rows, columns = (
+            np.minimum((np.arange(new) * (1 / (new / old))).astype(int), old - 1)
+            for new, old in ((size[0], array.shape[0]), (size[1], array.shape[1]))
+        )
+        return array[rows][:, columns]
+    array = array.astype(np.float32)
+    for axis, new in enumerate(size):
+        old = array.shape[axis]
+        place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+        first = place.astype(int)
+        share = (place - first).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        near, far = (array.take(np.minimum(first + k, old - 1), axis) for k in (0, 1))
+        array = near + (far - near) * share
+    return np.rint(array).astype(np.uint8)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
