@@ -66,9 +66,8 @@ def export_all(
             timing = time_beside(job, runs[kind], files.floating) if kind in runs else {}
             report(job, kind, files, verdicts[kind], seen.get(kind), timing, pictures, out)
             give_names(files, verdicts[kind], out)
-        good = [files.files[0].name for k, files in written.items() if verdicts[k].status != FAILED]
-        if good:
-            write_handout(out, job.description, good)
+        if any(verdict.status != FAILED for verdict in verdicts.values()):
+            write_handout(out, job.description)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return verdicts

@@ -1,9 +1,11 @@
 """What lies beside exported files: what they are, a program that runs them, a page on both."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from .export import Description
+from .export import FORMAT, Description
+from .gate import FAILED
 from .records import atomic_write, write_json
 
 RUNNER = Path(__file__).resolve().parent / "runners" / "run.py"
@@ -28,12 +30,30 @@ FILE = """- `{file}`; how it was checked: `{file}.gate.txt`
 RUN = """
 ## Run
 
-Needs Python 3.8 or later, numpy, OpenCV or Pillow, and the runtime; no PyTorch.
+Needs Python 3.8 or later, numpy, OpenCV or Pillow, and the runtime; no PyTorch.{parts}
 
 ```bash
 python run.py {file} photograph.jpg --out pictures
 ```
 """
+PARTS = " A `.xml` belongs with the `.bin` of its name: copy both."
+IN_PYTORCH = """
+## Run in PyTorch
+
+`{file}` needs PyTorch alone:
+
+```python
+import torch
+
+run = {load}
+{name_of_input} = {example}
+{name_of_output} = run({name_of_input})
+```
+"""
+LOADERS = {
+    ".aoti.pt2": 'torch._inductor.aoti_load_package("{file}")',
+    ".pt2": 'torch.export.load("{file}").module()',
+}
 TENSORRT = """
 ## TensorRT, on a Jetson or another GPU
 
@@ -43,9 +63,10 @@ TensorRT has not run `{file}` yet. On the device:
 trtexec --onnx={file} --saveEngine={name}.engine{shapes}{flags}
 ```
 
-{advice}
-`run.py` takes the engine as it takes other files, where the .json lies beside it.
+{advice}{engine}
 """
+ENGINE = """
+`run.py` takes the engine as it takes other files, where the .json lies beside it."""
 ADVICE = {
     "fp32": """TensorRT takes TF32 where the GPU has it; `--noTF32` forbids that.""",
     "fp16": """With TensorRT 10 write `--stronglyTyped` instead of `--fp16`; later ones take
@@ -56,16 +77,29 @@ neither, as the types of the graph alone say what is computed in half precision.
 FLAGS = {"fp32": "", "fp16": " --fp16", "int8": " --int8 --fp16"}
 
 
-def write_handout(folder: Path, description: Description, files: Sequence[str]) -> None:
-    """Write NAME.json, and run.py and README.md for class maps.
-
-    Args:
-        files: names of the exported files in `folder`.
-    """
+def write_handout(folder: Path, description: Description) -> None:
+    """Write NAME.json, run.py for class maps, and README.md on all exported files in `folder`."""
     write_json(folder / f"{description.name}.json", description.to_dict())
     if description.output == "classes":
         atomic_write(folder / "run.py", RUNNER.read_bytes())
-    atomic_write(folder / "README.md", page(description, files))
+    pages = [page(*export) for export in exports_in(folder)]
+    atomic_write(folder / "README.md", "\n".join(pages))
+
+
+def exports_in(folder: Path) -> list[tuple[Description, list[str]]]:
+    """The exported files in `folder` that did not fail, by what they are, told by their reports."""
+    found: dict[str, tuple[Description, list[str]]] = {}
+    for path in sorted(folder.glob("*.gate.json")):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            facts = {key: value for key, value in told["description"].items() if key != "format"}
+            known = told["description"]["format"] == FORMAT and told["status"] != FAILED
+            description = Description(**facts)
+        except (ValueError, KeyError, TypeError):  # not of this program, or of an earlier one
+            continue
+        if known and (folder / told["file"]).is_file():
+            found.setdefault(description.name, (description, []))[1].append(told["file"])
+    return list(found.values())
 
 
 def page(description: Description, files: Sequence[str]) -> str:
@@ -85,7 +119,9 @@ def page(description: Description, files: Sequence[str]) -> str:
     dynamic = DYNAMIC.format(**facts, **description.dynamic) if description.dynamic else ""
     of_frames = description.output == "classes"
     ours = [file for file in files if file.endswith((".onnx", ".xml"))]
-    runs = RUN.format(file=ours[0]) if ours and of_frames else ""
+    parts = PARTS if any(file.endswith(".xml") for file in ours) else ""
+    runs = RUN.format(file=ours[0], parts=parts) if ours and of_frames else ""
+    runs += "".join(_in_pytorch(file, description) for file in files if file.endswith(".pt2"))
     # In 8 bits only the file that is made for TensorRT has its zeros where TensorRT wants them.
     ending = ".tensorrt.onnx" if description.precision == "int8" else ".onnx"
     if theirs := sorted((f for f in files if f.endswith(ending)), key=len):
@@ -95,12 +131,30 @@ def page(description: Description, files: Sequence[str]) -> str:
             shapes=_shapes(description),
             flags=FLAGS[description.precision],
             advice=ADVICE[description.precision],
+            engine=ENGINE if of_frames else "",
         )
     return PAGE.format(
         **facts,
         contract=(CLASSES if of_frames else LOGITS).format(**facts, dynamic=dynamic),
         files="".join(FILE.format(file=file) for file in files),
         runs=runs,
+    )
+
+
+def _in_pytorch(file: str, description: Description) -> str:
+    """How PyTorch runs a file of its own."""
+    loader = next(text for ending, text in LOADERS.items() if file.endswith(ending))
+    height, width = description.size
+    if description.output == "classes":
+        names = "frame", f"torch.zeros(1, {height}, {width}, 3, dtype=torch.uint8)", "classes"
+    else:
+        names = "image", f"torch.zeros(1, 3, {height}, {width})", "logits"
+    return IN_PYTORCH.format(
+        file=file,
+        load=loader.format(file=file),
+        name_of_input=names[0],
+        example=names[1],
+        name_of_output=names[2],
     )
 
 

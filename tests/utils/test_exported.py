@@ -190,6 +190,14 @@ def test_operators_of_an_older_set():
         lower_opset(model)
 
 
+def reported(folder, description, *files, status="passed"):
+    """Exported files with their reports."""
+    for file in files:
+        (folder / file).write_text("")
+        report = {"file": file, "status": status, "description": description.to_dict()}
+        (folder / f"{file}.gate.json").write_text(json.dumps(report), encoding="utf-8")
+
+
 @pytest.mark.parametrize("output", ["classes", "logits"])
 @pytest.mark.parametrize("dynamic", [{}, DYNAMIC])
 @pytest.mark.parametrize("precision", FLAGS)
@@ -197,7 +205,8 @@ def test_the_page_beside_the_files(precision, dynamic, output, tmp_path):
     description = described(precision=precision, dynamic=dynamic, output=output, size=(320, 384))
     name = description.name
     files = [f"{name}.onnx", f"{name}.xml", f"{name}.tensorrt.onnx"]
-    write_handout(tmp_path, description, files)
+    reported(tmp_path, description, *files)
+    write_handout(tmp_path, description)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert all(f"`{file}`" in text for file in files) and "{" not in text
     (line,) = re.findall(r"^trtexec .*$", text, re.MULTILINE)
@@ -209,5 +218,36 @@ def test_the_page_beside_the_files(precision, dynamic, output, tmp_path):
     assert ("uint8, RGB" in text) == of_frames
     facts = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert facts == json.loads(description.text())
+    assert ("`run.py` takes the engine" in text) == of_frames
     plain = page(description, files[:1])
     assert ("trtexec" in plain) == (precision != "int8")  # its zeros are elsewhere
+
+
+def test_the_page_tells_of_all_that_lies_in_the_folder(tmp_path):
+    one, other = described(), described(architecture="rdrnet_s", precision="bf16")
+    reported(tmp_path, one, f"{one.name}.onnx")
+    reported(tmp_path, one, f"{one.name}.xml", status="failed")
+    write_handout(tmp_path, one)
+    (tmp_path / "somebody's.gate.json").write_text("[]")
+    reported(tmp_path, other, f"{other.name}.pt2", f"{other.name}.aoti.pt2")
+    reported(tmp_path, other, f"{other.name}.xml")
+    (tmp_path / f"{other.name}.xml").unlink()  # somebody has moved it
+    write_handout(tmp_path, other)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"# {one.name}\n" in text and f"# {other.name}\n" in text
+    assert f"`{one.name}.onnx`" in text and ".xml`" not in text
+    assert {f"{d.name}.json" for d in (one, other)} < {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("output", ["classes", "logits"])
+def test_the_page_runs_a_program_of_pytorch(output, tmp_path, monkeypatch):
+    description = described(output=output)
+    write_file("torch", fuse(small()), description, tmp_path)
+    file = f"{description.name}.pt2"
+    (code,) = re.findall(r"```python\n(.*?)```", page(description, [file]), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    shape = (1, 70, 98) if output == "classes" else (1, 3, 9, 13)
+    assert names[output].shape == shape
+    assert "aoti_load_package" in page(description, [f"{description.name}.aoti.pt2"])
