@@ -1,6 +1,7 @@
 """Files -> (image, label, boundary). numpy, cv2, Pillow and torch only."""
 
 import difflib
+from pathlib import Path
 
 from .ade20k import ADE20K
 from .balance import count_pixels, enet_weights, fingerprint
@@ -76,6 +77,8 @@ def get_meta(name: str) -> DatasetMeta:
         if meta.name in _METAS:
             raise InputError(f"{name}: {meta.name} is a dataset that is built in; rename the file")
         return meta
+    if files := sorted(Path(name).glob("*.y*ml")) if Path(name).is_dir() else []:
+        raise InputError(f"{name} is a folder; the data set is described by {files[0]}")
     near = difflib.get_close_matches(name.lower(), list(_METAS), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ";"
     raise InputError(

@@ -187,6 +187,8 @@ def require_weights(path: str | Path, key: str, hint: str = "") -> None:
 
     `hint` says how to get an absent file, if not from where it is published.
     """
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"{key} {path} is a folder; name a file in it, such as best.pt")
     if not Path(path).is_file():
         last = Path(path).with_name("last.pt")
         if Path(path).name == "best.pt" and last.is_file():

@@ -54,6 +54,10 @@ def main() -> int:
     lists = [CheckedList(d.ROOT, name, meta, d.LABELS, repeats=repeats[name]) for name in names]
     if problem := lists[0].folder_problem():
         raise InputError(problem)
+    if lists[0].entries and not lists[0].labelled:
+        lists[0].list_problems.append(
+            f"{d.TRAIN_SET} names no labels; training needs image<TAB>label"
+        )
     print(f"{meta.name} under {lists[0].folder}, labels read as {lists[0].encoding}")
     folder = run_folder(config, args.cfg)
     out = args.out or folder.with_name(f"check_{folder.name}")
@@ -67,7 +71,12 @@ def main() -> int:
     problems = sum(len(summary.problems) for summary in summaries)
     common = set.intersection(*({entry.image for entry in dataset.entries} for dataset in lists))
     shared = shared_images(*lists) if len(lists) > 1 else []
-    for note in (*shared, *unused_weights(config, meta)):
+    unscored = [
+        f"{d.TEST_SET} names no labels; evaluation predicts it, training cannot score on it"
+        for dataset in lists[1:]
+        if dataset.entries and not dataset.labelled
+    ]
+    for note in (*shared, *unscored, *unused_weights(config, meta)):
         print(f"note: {note}")
 
     sheets = sheet_files(list(names))

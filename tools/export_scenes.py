@@ -15,7 +15,7 @@ from datasets import (
     read_image,
     read_list,
 )
-from datasets.sources import find_sources
+from datasets.sources import PICTURES, find_sources
 from datasets.synthetic import draw_scene
 from datasets.transforms import resized
 from utils.errors import InputError
@@ -42,6 +42,17 @@ class Pictures:
     def load(self, index: int) -> Sample:
         """Image and label as they are stored. Raises DataError."""
         return Sample(read_image(self.files[index]))
+
+    def checked(self, option: str) -> "Pictures":
+        """Itself. Raises FileNotFoundError or DataError for a file that cannot be read."""
+        for index, file in enumerate(self.files):
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"{option}: {file} does not exist; --root names the folder that a list's files "
+                    "lie below"
+                )
+            self.load(index)
+        return self
 
 
 class Listed(Pictures):
@@ -80,24 +91,27 @@ def find_pictures(
         option: that names `path`.
         root: that the list's files lie below, as DATASET.ROOT.
         meta: what its labels mean; None = not known, and they are not read.
-        encoding: of the labels; "" = the first of `meta`.
+        encoding: of the labels, --labels; "" = the first of `meta`.
 
     Raises:
         FileNotFoundError, ValueError: there are none.
     """
-    if path.is_dir():
+    if path.is_dir() or path.suffix.lower() in PICTURES:
         found = find_sources([str(path)]).sources
         files = [Path(source.name) for source in found if source.kind == "picture"]
         if not files:
             raise InputError(f"{option} {path} holds no picture")
-        return Pictures(files, f"{len(files)} pictures of {path}")
+        return Pictures(files, f"{len(files)} pictures of {path}").checked(option)
     if not path.is_file() and not (root / path).is_file():
         raise FileNotFoundError(f"{option} {path} is neither a folder nor a list file")
     if meta is None:
         listed = path if path.is_file() else root / path
-        files = [root / entry.image for entry in read_list(listed, folder=root)]
-        unread = " (what their labels mean is not known)"
-        return Pictures(files, f"{len(files)} pictures of {path}{unread}")
+        entries = read_list(listed, folder=root)
+        if encoding:
+            raise InputError(f"--labels {encoding} needs --classes, a data set or a .yaml file")
+        unread = " without their labels, whose meaning --classes would tell"
+        named = f"{len(entries)} pictures of {path}{unread if entries[0].label else ''}"
+        return Pictures([root / entry.image for entry in entries], named).checked(option)
     listed = path.resolve() if path.is_file() else path
     dataset = SegmentationDataset(root, listed, meta, encoding, transform=EvalTransform())
     if problem := dataset.folder_problem() or next(iter(dataset.missing_files()), None):

@@ -226,7 +226,7 @@ def judge(seen: Comparison, precision: str, *, trained: bool) -> Verdict:
             doubtful |= not trained
             failed |= trained
     elif precision == "int8":
-        reasons.append("there are no labels, so that the loss in mIoU could not be judged")
+        reasons.append("no labels were compared, so that the loss in mIoU could not be judged")
         doubtful = True
     if share < FLOOR and (trained or precision != "int8"):
         reasons.append(f"at least {100 * FLOOR:g} % are needed in any case")

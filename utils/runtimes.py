@@ -193,10 +193,14 @@ def versions() -> dict[str, str]:
 
 
 def require(runtime: str) -> None:
-    """Raise ValueError where a package that `runtime` needs is not installed."""
-    for name in PACKAGES.get(runtime, ()):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"{name} is not installed; `pip install {name}` brings it")
+    """Raise ValueError where packages that `runtime` needs are not installed."""
+    missing = [n for n in PACKAGES.get(runtime, ()) if importlib.util.find_spec(n) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise InputError(
+            f"{', '.join(missing)} {are} not installed; `pip install {' '.join(missing)}` brings "
+            f"{'it' if len(missing) == 1 else 'them'}"
+        )
 
 
 @contextlib.contextmanager

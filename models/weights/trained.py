@@ -68,13 +68,16 @@ def load_trained(
     stated = facts.get("architecture")
     if stated is None and architecture is None:
         raise InputError(
-            f"{path} does not say of which network it is; name its architecture and classes"
+            f"{path} does not say of which network it is; name its architecture and classes "
+            "(commands: --arch and --classes)"
         )
     if None not in (stated, architecture) and resolve_name(stated) != resolve_name(architecture):
         raise InputError(f"{path} holds {resolve_name(stated)}, not {architecture}")
     names, colors = facts.get("class_names"), facts.get("palette")
     if names is None and class_names is None:
-        raise InputError(f"{path} does not say what its classes are; name them")
+        raise InputError(
+            f"{path} does not say what its classes are; name them (commands: --classes)"
+        )
     if names is not None and class_names is not None and list(names) != list(class_names):
         raise InputError(
             f"{path} was trained on other classes ({len(names)}, {', '.join(map(str, names[:3]))} "

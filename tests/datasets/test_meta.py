@@ -37,6 +37,14 @@ def test_an_unknown_name_points_to_the_nearest():
         get_meta("CityScape")
 
 
+def test_a_folder_is_no_data_set_but_may_hold_its_description(tmp_path):
+    with pytest.raises(ValueError, match="unknown dataset"):
+        get_meta(str(tmp_path))
+    (tmp_path / "own.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"is a folder; the data set is described by .*own\.yaml"):
+        get_meta(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

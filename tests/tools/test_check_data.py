@@ -184,6 +184,17 @@ def test_bad_lines_are_counted(check, tmp_path):
     assert f"{tmp_path}/val.lst: 1 pairs; height" in out
 
 
+def test_a_list_without_labels_is_no_list_to_train_on(check, tmp_path):
+    write(tmp_path, {"train.lst": ["a", "b"], "val.lst": ["c"]})
+    for name in ("train.lst", "val.lst"):
+        lines = (tmp_path / name).read_text().splitlines()
+        (tmp_path / name).write_text("\n".join(line.split("\t")[0] for line in lines))
+    out = check(status=1)
+    assert "problem: train.lst names no labels; training needs image<TAB>label" in out
+    assert "note: val.lst names no labels; evaluation predicts it" in out
+    assert out.endswith("3 entries checked, 1 problem\n")
+
+
 def test_a_root_that_is_not_there_is_one_sentence(call, tmp_path):
     cityscapes = "configs/cityscapes/pidnet_s_cityscapes.yaml"  # its lists are in the repository
     for config in (cityscapes, OWN):

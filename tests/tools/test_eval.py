@@ -168,6 +168,8 @@ def test_a_last_pt_without_a_scored_epoch_is_named(trained, tmp_path, refuses, t
     arguments = [*tiny, "OUTPUT_DIR", tmp_path]
     words = ["best.pt does not exist", f"set TEST.MODEL_FILE {folder / 'last.pt'}"]
     assert "train first" not in refuses(words, "tools/eval.py", *arguments)
+    words = [f"TEST.MODEL_FILE {folder} is a folder; name a file in it, such as best.pt"]
+    refuses(words, "tools/eval.py", *arguments, "TEST.MODEL_FILE", folder)
     named = ["MODEL.PRETRAINED", folder / "best.pt"]
     words = [f"MODEL.PRETRAINED {folder / 'best.pt'} does not", f"set MODEL.PRETRAINED {folder}"]
     refuses(words, "tools/train.py", *arguments, *named)

@@ -159,6 +159,44 @@ def test_weights_of_another_class_count(best, refuses, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def unknown_classes(best: Path, tmp_path: Path) -> Path:
+    """The network of `best` with a data set that no installation knows."""
+    content = torch.load(best, weights_only=True)
+    content["dataset"] = "mine"
+    torch.save(content, tmp_path / "mine.pt")
+    return tmp_path / "mine.pt"
+
+
+def test_labels_whose_meaning_is_not_said(best, listed, call, refuses, tmp_path):
+    """The list is used without its labels, and the sentence names what would tell of them."""
+    mine, out = unknown_classes(best, tmp_path), tmp_path / "out"
+    words = (mine, "--format", "torch", *SIZE, "--check", "three.lst")
+    (listed / "mine").mkdir()
+    for file in (listed / "synthetic").iterdir():
+        file.rename(listed / "mine" / file.name)
+    lines = (listed / "three.lst").read_text().splitlines()
+    lines = ["\t".join(f"mine/{name}" for name in line.split("\t")) for line in lines]
+    (listed / "three.lst").write_text("\n".join(lines))
+    refuses(["--root names the folder"], SCRIPT, *words[:-1], listed / "three.lst", "--out", out)
+    refuses(["--labels index needs --classes"], SCRIPT, *words, "--root", listed, "--labels",
+            "index", "--out", out)  # fmt: skip
+    assert not out.exists()
+    printed = call(SCRIPT, *words, "--root", listed, "--out", out).stdout
+    assert "3 pictures of three.lst without their labels, whose meaning --classes" in printed
+    assert "miou_network" not in report_of(out, f"{NAME}.pt2")["comparison"]
+
+
+def test_a_single_picture_and_one_that_is_none(best, listed, call, refuses, tmp_path):
+    words = (best, "--format", "torch", *SIZE)
+    picture, broken = listed / "synthetic/0.png", tmp_path / "folder/broken.png"
+    printed = call(SCRIPT, *words, "--check", picture, "--out", tmp_path / "out").stdout
+    assert f"checked on 1 pictures of {picture}" in printed
+    broken.parent.mkdir()
+    broken.write_bytes(picture.read_bytes()[:300])
+    refuses(["broken.png"], SCRIPT, *words, "--check", broken.parent, "--out", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
 def test_folders_that_cannot_take_files(best, refuses, tmp_path):
     (tmp_path / "file").write_text("")
     words = (best, "--format", "torch", *SIZE, "--out")
@@ -166,6 +204,14 @@ def test_folders_that_cannot_take_files(best, refuses, tmp_path):
     (tmp_path / f"{NAME}.pt2").write_text("somebody's")
     refuses([f"{NAME}.pt2 exists"], SCRIPT, *words, tmp_path)
     assert (tmp_path / f"{NAME}.pt2").read_text() == "somebody's"
+
+
+def test_all_packages_that_are_missing_are_named_at_once(best, refuses, tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+    hide = lambda name, *more: None if name.startswith("onnx") else there(name, *more)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hide)
+    told = ["onnxruntime, onnx, onnxscript are not", "pip install onnxruntime onnx onnxscript"]
+    refuses(told, SCRIPT, best, "--format", "onnx", *SIZE, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +227,8 @@ def test_packages_that_are_not_there(words, package, best, refuses, tmp_path, mo
     there = importlib.util.find_spec
 
     def find(name, *more):
-        return None if name == package else there("json" if name == "openvino" else name, *more)
+        instead = name.startswith(("onnx", "openvino"))  # whatever is installed here
+        return None if name == package else there("json" if instead else name, *more)
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
     told = [f"{package} is not installed", f"pip install {package}"]
