@@ -4,7 +4,7 @@
     python tools/pages/road_pictures.py
 
 road_train.png and road_eval.png are what training and evaluation left in the run folder;
-road_predict.jpg is what `tools/predict.py` makes of drawn scenes that no training saw;
+road_predict.jpg is what `tools/predict.py` makes of the first scenes that the demo has drawn;
 road_export.png shows the times of docs/records/exports_cpu_512x1024.json. web.png is the screen of
 the page of `make web`, taken by `tests/tools/test_web.py`.
 """
@@ -28,14 +28,13 @@ from matplotlib.figure import Figure
 
 from configs import get_config
 from configs.loader import run_folder
-from datasets.synthetic import draw_scene
 from utils.errors import InputError
 from utils.records import atomic_file, atomic_write
 
 ROOT = _init_paths.ROOT
 IMAGES = ROOT / "docs/images"
 RECORD = ROOT / "docs/records/exports_cpu_512x1024.json"
-SCENES = (100003, 100007, 100012)  # of the demo's test list
+SCENES = 3  # side by side
 
 
 def main() -> int:
@@ -55,15 +54,13 @@ def main() -> int:
 
 
 def predicted(weights: Path) -> bytes:
-    """Overlays of SCENES side by side, as JPEG."""
-    with tempfile.TemporaryDirectory() as folder:
-        for index in SCENES:
-            image, _ = draw_scene(index, height=360, width=480)
-            cv2.imwrite(f"{folder}/{index}.png", image[..., ::-1])
-        script, out = str(ROOT / "tools/predict.py"), f"{folder}/out"
-        words = [folder, "--out", out, "--short-side", "180"]
-        subprocess.run([sys.executable, script, str(weights), *words], check=True)
-        pictures = [cv2.imread(f"{out}/overlay/{index}.jpg") for index in SCENES]
+    """Overlays of scenes beside each other, as JPEG."""
+    script, scenes = str(ROOT / "tools/predict.py"), weights.with_name("scenes")
+    with tempfile.TemporaryDirectory() as out:
+        words = [str(weights), str(scenes), "--out", out, "--short-side", "180"]
+        subprocess.run([sys.executable, script, *words], check=True)
+        files = sorted(Path(out, "overlay").iterdir())[:SCENES]
+        pictures = [cv2.imread(str(file)) for file in files]
     height = max(picture.shape[0] for picture in pictures)
     filled = [
         cv2.copyMakeBorder(p, 0, height - len(p), 4, 4, cv2.BORDER_CONSTANT, value=(255,) * 3)
