@@ -12,6 +12,8 @@ Exit status 0: all files are as good as their limits ask, or said to be unverifi
 """
 
 import argparse
+import json
+import signal
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,12 +30,25 @@ from models import build_model, resolve_name
 from models.weights import load_trained
 from utils import runtimes
 from utils.errors import InputError
-from utils.export import FORMATS, LEAST, MOST, MULTIPLE, OUTPUTS, PRECISIONS, Description
+from utils.export import (
+    FORMATS,
+    LEAST,
+    MOST,
+    MOST_CLASSES,
+    MULTIPLE,
+    OUTPUTS,
+    PRECISIONS,
+    Description,
+    dynamic_sides,
+)
 from utils.gate import FAILED
 from utils.records import require_folder, sha256
 
 
 def main() -> int:
+    for number in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        # As Ctrl-C, so that nothing that is half written stays.
+        signal.signal(getattr(signal, number), signal.default_int_handler)
     args = parse_args()
     check_formats(args)
     job = load(args)
@@ -99,6 +114,11 @@ def load(args: argparse.Namespace) -> Job:
         weights = {"file": args.weights.name, "sha256": sha256(args.weights)}
         print(f"{args.weights}: {trained.report}")
     model.check_size(*args.r)
+    if args.output == "classes" and len(facts["class_names"]) > MOST_CLASSES:
+        raise InputError(
+            f"{len(facts['class_names'])} classes; a class map of 8 bits holds {MOST_CLASSES}; use "
+            "--output logits"
+        )
     description = Description(
         architecture=model.architecture,
         **facts,
@@ -108,12 +128,23 @@ def load(args: argparse.Namespace) -> Job:
         precision=args.precision,
         output=args.output,
         stride=model.output_stride,
-        dynamic={"multiple": MULTIPLE, "least": LEAST, "most": MOST} if args.dynamic else {},
+        dynamic=dynamic_sides(args.r) if args.dynamic else {},
         weights=weights,
+        scaling=scaling_of(transform),
     )
+    if description.scaling and transform.target_size(args.r) != args.r:
+        told = ", ".join(f"{key} {value}" for key, value in description.scaling.items())
+        print(f"note: {args.weights} brings its pictures to {told}; --r is {args.r[0]} {args.r[1]}")
     if meta is None:
         meta = known_meta(description)
     return Job(model, description, transform.normalize, meta, bool(weights))
+
+
+def scaling_of(transform: EvalTransform) -> dict[str, int]:
+    """What a checkpoint asks of the size of its pictures."""
+    facts = transform.facts()
+    asked = {key: facts[key] for key in ("short_side", "long_side") if facts[key]}
+    return asked | ({"size_divisor": transform.divisor} if transform.divisor > 1 else {})
 
 
 def known_meta(description: Description) -> DatasetMeta | None:
@@ -125,17 +156,41 @@ def known_meta(description: Description) -> DatasetMeta | None:
 
 
 def check_names(out: Path, description: Description, kinds: list[str]) -> None:
-    """Raise ValueError where a file of that name is there: it may be in use."""
+    """Raise ValueError where what would be written is there already: it may be in use, or
+    somebody's own."""
     for kind in kinds:
         for ending in FORMATS[kind].endings:
             path = out / f"{description.name}{ending}"
             if path.exists():
                 raise InputError(f"{path} exists; name another --out or remove it")
+    told = out / f"{description.name}.json"
+    if told.exists() and not tells_the_same(told, description):
+        raise InputError(f"{told} is of another network; name another --out or remove it")
+    ours = any(out.glob("*.gate.json"))
+    if foreign := [name for name in ("README.md", "run.py") if not ours and (out / name).exists()]:
+        raise InputError(f"{out / foreign[0]} is not of an export; name another --out")
+
+
+def tells_the_same(path: Path, description: Description) -> bool:
+    """Whether a description on disk is this one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) == json.loads(description.text())
+    except (OSError, ValueError):
+        return False
 
 
 def choose_pictures(args: argparse.Namespace, job: Job) -> tuple[Pictures, Pictures | None]:
     """What to check on, and what to calibrate on. Raises ValueError where they are not there."""
-    drawn = Drawn(labelled=job.description.class_names == SYNTHETIC.class_names)
+    lists = [path for path in (args.check, args.calibrate) if path is not None]
+    if args.labels and not any(args.root.joinpath(path).is_file() for path in lists):
+        raise InputError(f"--labels {args.labels} is for list files of --check and --calibrate")
+    if args.check is not None and args.check == args.calibrate:
+        raise InputError(
+            f"--check and --calibrate are both {args.check}; check on pictures that the ranges of "
+            "8 bits were not seen on"
+        )
+    # CamVid has the same classes, but not these streets.
+    drawn = Drawn(labelled=job.description.dataset == SYNTHETIC.name)
     found = [
         find_pictures(path, option, args.root, job.meta, args.labels) if path else None
         for option, path in (("--check", args.check), ("--calibrate", args.calibrate))

@@ -16,7 +16,7 @@ from models import SegModel, fuse
 from utils import runtimes
 from utils.benchmark import alternate
 from utils.errors import InputError
-from utils.export import LEAST, MULTIPLE, Description
+from utils.export import Description, further_sizes
 from utils.exported import Written, open_file, write_file
 from utils.failures import first_cause, memory_failure
 from utils.gate import FAILED, UNVERIFIED, Comparison, Verdict, compare, judge
@@ -113,9 +113,8 @@ def compare_files(
     job: Job, runs: Mapping[str, ArrayRunner], pictures: Pictures
 ) -> dict[str, Comparison]:
     """Every file beside the network, at further sizes, too, where it takes them."""
-    description, sizes = job.description, [job.description.size]
-    if description.dynamic:
-        sizes += [(LEAST, LEAST + MULTIPLE), (LEAST + 2 * MULTIPLE, LEAST)]
+    description = job.description
+    sizes = [description.size, *further_sizes(description)]
     return compare(
         job.model,
         runs,
@@ -195,7 +194,10 @@ def report(
 
 
 def give_names(files: Written, verdict: Verdict, out: Path) -> None:
-    """Move files to where they belong; those that failed under a name that no runtime opens."""
+    """Move files to where they belong; those that failed under a name that no runtime opens. What
+    failed before under that name is removed."""
     ending = FAILED_ENDING if verdict.status == FAILED else ""
     for path in reversed(files.files):  # the one that is opened last, so that it is never alone
         adopt_file(path, out / f"{path.name}{ending}")
+        if not ending:
+            (out / f"{path.name}{FAILED_ENDING}").unlink(missing_ok=True)

@@ -7,7 +7,7 @@ By default the graph takes a camera's frame and gives a class map; `FrameNetwork
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,13 +16,17 @@ from torch.export import Dim, ExportedProgram
 
 from .deploy import DTYPES
 from .errors import InputError
-from .failures import first_cause
 from .inference import Network
 
 FORMAT = "rtseg-export-1"
 OUTPUTS = ("classes", "logits")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-MULTIPLE, LEAST, MOST = 64, 320, 8192  # sides of a dynamic input, in pixels
+MULTIPLE = 64  # of the sides of a dynamic input, in pixels
+# Such a side stays in one of these: a network whose context is pooled to one number has another
+# graph.
+SPANS = ((320, 512), (576, 8192))
+LEAST, MOST = SPANS[0][0], SPANS[-1][1]
+MOST_CLASSES = 256  # that a class map of 8 bits tells apart
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class Description:
         mean, std: of the normalisation (value / 255 - mean) / std; within the graph where `output`
             is "classes", else before it.
         size: (height, width) of the input; of a dynamic one the usual.
-        dynamic: {} or "multiple", "least" and "most" of height and width.
+        dynamic: {} or "multiple", "least" and "most" of (height, width); see `dynamic_sides`.
+        scaling: "short_side", "long_side" and "size_divisor" to which pictures are to be brought,
+            as the checkpoint says; those that say something.
         output: "classes" or "logits".
         stride: input pixels per pixel of the logits.
         precision: of the weights and, where the runtime can, of the arithmetic.
@@ -73,8 +79,9 @@ class Description:
     precision: str
     output: str
     stride: int
-    dynamic: Mapping[str, int]
+    dynamic: Mapping[str, Any]
     weights: Mapping[str, str]
+    scaling: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -92,6 +99,14 @@ class Description:
     def text(self) -> str:
         """As JSON in one line, under the key "rtseg" of a file's own metadata."""
         return json.dumps(self.to_dict())
+
+
+def dynamic_sides(size: tuple[int, int]) -> dict[str, Any]:
+    """`Description.dynamic` of a graph whose usual (height, width) is `size`, multiples of MULTIPLE
+    from LEAST to MOST."""
+    spans = [next(span for span in SPANS if side <= span[1]) for side in size]
+    least, most = zip(*spans, strict=True)
+    return {"multiple": MULTIPLE, "least": list(least), "most": list(most)}
 
 
 class FrameNetwork(nn.Module):
@@ -168,22 +183,34 @@ def capture(network: Network, description: Description, *, half: bool = True) ->
     return _capture_dynamic(module, description)
 
 
+def further_sizes(description: Description) -> list[tuple[int, int]]:
+    """Sizes towards both ends of a dynamic graph's, at which it is tried; [] of a fixed one."""
+    if not description.dynamic:
+        return []
+    (top, left), most = description.dynamic["least"], description.dynamic["most"]
+    bottom, right = (
+        min(side + 8 * MULTIPLE, end) for side, end in zip((top, left), most, strict=True)
+    )
+    return [(top, left), (bottom, left), (top, right)]
+
+
 def _capture_dynamic(module: nn.Module, description: Description) -> ExportedProgram:
     multiple = description.dynamic["multiple"]
-    least, most = (description.dynamic[key] // multiple for key in ("least", "most"))
+    least, most = description.dynamic["least"], description.dynamic["most"]
     sides = {
-        axis: multiple * Dim(name, min=least, max=most)
-        for axis, name in zip(module.axes, ("rows", "columns"), strict=True)
+        axis: multiple * Dim(name, min=low // multiple, max=high // multiple)
+        for axis, name, low, high in zip(module.axes, ("rows", "columns"), least, most, strict=True)
     }
     example = module.example(description.size)
-    other = module.example((multiple * (least + 1), multiple * least))
+    others = [module.example(size) for size in further_sizes(description)]
     try:
         with torch.no_grad():
             program = torch.export.export(module, (example,), dynamic_shapes=(sides,))
-            program.module()(other)  # what was fixed on the way is checked in there
+            for other in others:
+                program.module()(other)  # what was fixed on the way is checked in there
     except (RuntimeError, ValueError, AssertionError, torch._dynamo.exc.UserError) as error:
         raise InputError(
             f"{description.architecture} is not made for dynamic sizes, as its graph follows the "
-            f"size ({first_cause(error)[:120]}); leave --dynamic out"
+            "size; leave --dynamic out"
         ) from error
     return program

@@ -1,6 +1,8 @@
 """The files of every format of `utils.export`: how each is written, and how it is run here."""
 
+import errno
 import importlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from .export import FORMATS, Description, capture
 from .failures import first_cause
 from .inference import Network
 from .quantise import Kept, quantise_onnx, quantise_openvino
+from .records import atomic_write, storage_error
 from .runtimes import ArrayRunner
 
 KEY = "rtseg"  # of the description in a file's own metadata
@@ -84,20 +87,26 @@ def write_onnx(model: Any, description: Description, path: Path) -> None:
     """Write an onnx.ModelProto with its description."""
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, description.text()
-    path.write_bytes(model.SerializeToString())
+    atomic_write(path, model.SerializeToString())
 
 
 def write_openvino(model: Any, description: Description, path: Path) -> None:
     """Write an openvino.Model with its description: `path` (.xml) and a .bin beside it."""
     vino = importlib.import_module("openvino")
     model.set_rt_info(description.text(), KEY)
-    vino.save_model(model, path, compress_to_fp16=description.precision == "fp16")
+    try:
+        vino.save_model(model, path, compress_to_fp16=description.precision == "fp16")
+    except RuntimeError as error:  # which does not say why
+        told = OSError(errno.EFBIG, "OpenVINO could not write the whole file")
+        raise storage_error(path, told, None, "nothing was written") from error
 
 
 def write_torch(program: ExportedProgram, description: Description, path: Path) -> None:
     """Write a program of torch.export with its description."""
+    held = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
     with runtimes.quiet("torch"):
-        torch.export.save(program, path, extra_files={EXTRA_FILE: description.text()})
+        torch.export.save(program, held, extra_files={EXTRA_FILE: description.text()})
+    atomic_write(path, held.getvalue())
 
 
 def write_aoti(program: ExportedProgram, description: Description, path: Path) -> None:

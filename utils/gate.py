@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .failures import first_cause
 from .metrics import ConfusionMatrix
 from .runtimes import ArrayRunner
 
@@ -66,6 +67,7 @@ class Comparison:
             logit, where the file gives them.
         overturned: the largest margin, in logits, of a pixel that got another class.
         malformed: whether an output had another shape, or classes that there are not.
+        error: of its runtime at a scene, which ended the comparison; "" for none.
         scores: confusion matrices of the network and of the file, where there are labels.
     """
 
@@ -78,6 +80,7 @@ class Comparison:
     logits_largest: float | None = None
     overturned: float = 0.0
     malformed: bool = False
+    error: str = ""
     scores: tuple[ConfusionMatrix, ConfusionMatrix] | None = None
 
     @property
@@ -174,13 +177,21 @@ def compare(
     for scene in scenes if runs else ():
         expected = reference(model, scene.image)
         for name, run in runs.items():
+            if seen[name].error:
+                continue
+            taken = np.ascontiguousarray(scene.frame) if output == "classes" else scene.image
+            try:
+                found = run(taken[None])
+            except Exception as error:  # noqa: BLE001  (each runtime has its own)
+                seen[name].error = first_cause(error)
+                continue
             if output == "classes":
-                found = run(np.ascontiguousarray(scene.frame)[None])
                 classes = torch.from_numpy(found).long()
-            else:
-                found = run(scene.image[None])
+            elif found.shape == expected.logits.shape:
                 logits = torch.from_numpy(found)
                 classes = model.upsample(logits, scene.image.shape[1:]).argmax(1)
+            else:
+                found, classes = expected.logits.numpy(), expected.classes[:0]
             if classes.shape != expected.classes.shape or int(classes.max()) >= len(class_names):
                 seen[name].malformed = True
                 classes = (expected.classes + 1) % len(class_names)  # equal nowhere
@@ -206,6 +217,8 @@ def judge(seen: Comparison, precision: str, *, trained: bool) -> Verdict:
     little: beyond a limit the file is unverified in half precision, in int8 it always is.
     """
     share, miou = seen.share, seen.miou
+    if seen.error:
+        return Verdict(FAILED, (f"it cannot run on every picture: {seen.error}",))
     if not seen.scenes:
         return Verdict(FAILED, ("there is no scene to compare on",))
     if seen.malformed:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .export import FORMAT, Description
 from .gate import FAILED
@@ -24,7 +25,7 @@ LOGITS = """One input: `image`, 1 x 3 x {height} x {width}, float32, RGB: (value
 with mean {mean} and std {std}.
 One output: `logits`, 1 x {count} x h x w, float32, at 1/{stride} of the input.{dynamic}"""
 DYNAMIC = """
-{height} and {width} are any multiples of {multiple} from {least} to {most}."""
+H and W are multiples of {multiple}, from {least[0]} and {least[1]} to {most[0]} and {most[1]}."""
 FILE = """- `{file}`; how it was checked: `{file}.gate.txt`
 """
 RUN = """
@@ -105,7 +106,7 @@ def exports_in(folder: Path) -> list[tuple[Description, list[str]]]:
 def page(description: Description, files: Sequence[str]) -> str:
     """The text of README.md."""
     height, width = ("H", "W") if description.dynamic else description.size
-    facts = {
+    facts: dict[str, Any] = {
         "name": description.name,
         "architecture": description.architecture,
         "count": len(description.class_names),
@@ -162,8 +163,9 @@ def _shapes(description: Description) -> str:
     """What trtexec has to know of a dynamic input."""
     if not description.dynamic:
         return ""
-    least = description.dynamic["least"]
-    sizes = {"min": (least, least), "opt": description.size, "max": (2048, 2048)}
+    least, most = description.dynamic["least"], description.dynamic["most"]
+    largest = [min(end, max(2048, side)) for end, side in zip(most, description.size, strict=True)]
+    sizes = {"min": least, "opt": description.size, "max": largest}
     if description.output == "classes":
         name, order = "frame", "1x{}x{}x3"
     else:

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -130,6 +132,8 @@ def test_what_cannot_be_written_leaves_nothing(best, call, tmp_path, monkeypatch
         (("--format", "torch", "--c", "4"), ["--c is for random weights"]),
         (("--format", "torch", "--dynamic"), ["72 104", "multiples of 64 from 320"]),
         (("--format", "torch", "--check", "nowhere"), ["--check nowhere", "neither"]),
+        (("--format", "torch", "--labels", "index"), ["--labels index is for list files"]),
+        (("--format", "torch", "--check", "docs", "--labels", "x"), ["--labels x is for list"]),
         (("--format", "torch", "--classes", "cityscapes"), ["trained on other classes"]),
         (("--format", "torch", "--classes", "citiscapes"), ["citiscapes", "cityscapes"]),
         (("--format", "torch", "--arch", "ddrnet_23"), ["holds pidnet_s, not ddrnet_23"]),
@@ -195,6 +199,85 @@ def test_a_single_picture_and_one_that_is_none(best, listed, call, refuses, tmp_
     broken.write_bytes(picture.read_bytes()[:300])
     refuses(["broken.png"], SCRIPT, *words, "--check", broken.parent, "--out", tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_pictures_of_calibration_are_no_pictures_to_check_on(listed, refuses, tmp_path):
+    words = ("--arch", "bisenetv2", "--c", 3, "--format", "openvino", "--precision", "int8", *SIZE)
+    needs("openvino", "nncf")
+    both = ("--check", "three.lst", "--calibrate", "three.lst", "--root", listed)
+    refuses(["are both three.lst"], SCRIPT, *words, *both, "--out", tmp_path / "out")
+
+
+def test_more_classes_than_a_byte_holds(refuses, tmp_path):
+    words = ("--arch", "pidnet_s", "--c", 257, "--format", "torch", *SIZE)
+    told = ["257 classes", "256", "--output logits"]
+    refuses(told, SCRIPT, *words, "--out", tmp_path / "out")
+
+
+def test_labels_of_drawn_streets_judge_no_network_of_other_pictures(best, call, tmp_path):
+    content = torch.load(best, weights_only=True)
+    content["dataset"] = "camvid"  # which has the same classes
+    torch.save(content, tmp_path / "camvid.pt")
+    call(SCRIPT, tmp_path / "camvid.pt", "--format", "torch", *SIZE, "--out", tmp_path / "out")
+    assert "miou_network" not in report_of(tmp_path / "out", f"{NAME}.pt2")["comparison"]
+
+
+def test_the_size_of_pictures_goes_along(best, call, tmp_path):
+    content = torch.load(best, weights_only=True)
+    content["input"] = {"short_side": 300, "size_divisor": 8}
+    torch.save(content, tmp_path / "scaled.pt")
+    words = ("--format", "torch", *SIZE, "--out", tmp_path / "out")
+    printed = call(SCRIPT, tmp_path / "scaled.pt", *words).stdout
+    assert "brings its pictures to short_side 300, size_divisor 8; --r is 72 104" in printed
+    facts = json.loads((tmp_path / "out" / f"{NAME}.json").read_text())
+    assert facts["scaling"] == {"short_side": 300, "size_divisor": 8}
+
+
+def test_what_is_somebodys_own_stays(best, call, refuses, tmp_path):
+    words = ("--format", "torch", *SIZE, "--out", tmp_path)
+    for name in ("README.md", "run.py"):
+        (tmp_path / name).write_text("mine")
+        refuses([f"{name} is not of an export"], SCRIPT, best, *words)
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    call(SCRIPT, best, *words)
+    (tmp_path / f"{NAME}.pt2").unlink()
+    more = ("--arch", "pidnet_s", "--c", 3, *words)
+    refuses([f"{NAME}.json is of another network"], SCRIPT, *more)
+    call(SCRIPT, best, *words)
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_nothing_behind(number, best, tmp_path):
+    out = tmp_path / "out"
+    words = [best, "--format", "torch", "--r", "360", "480", "--out", out]
+    process = subprocess.Popen([sys.executable, SCRIPT, *map(str, words)], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not list(out.glob(".export-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(out.glob(".export-*"))
+    process.send_signal(getattr(signal, number))
+    assert process.wait(60) == 130 and not os.listdir(out)
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+def test_a_file_that_cannot_grow(kind, best, tmp_path):
+    """As on a full disk: one sentence, and nothing is left."""
+    if kind != "torch":
+        needs("onnx", "onnxscript", "onnxruntime", "openvino")
+    resource = pytest.importorskip("resource")
+    out = tmp_path / "out"
+    words = [best, "--format", kind, *SIZE, "--out", out]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr.splitlines()[-1] and not os.listdir(out)
+    assert "Traceback" not in done.stderr
 
 
 def test_folders_that_cannot_take_files(best, refuses, tmp_path):

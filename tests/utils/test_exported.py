@@ -13,7 +13,16 @@ from models import build_model, fuse
 from models.rtformer import max_pool_in_turn
 from utils import runtimes
 from utils.errors import InputError
-from utils.export import FORMATS, LEAST, MULTIPLE, Description, FrameNetwork, capture
+from utils.export import (
+    FORMATS,
+    LEAST,
+    MULTIPLE,
+    Description,
+    FrameNetwork,
+    capture,
+    dynamic_sides,
+    further_sizes,
+)
 from utils.exported import (
     lower_opset,
     open_file,
@@ -38,7 +47,7 @@ SMALL = {
 DESCRIPTION = Description(
     "pidnet_s", "own", NAMES, ((1, 2, 3),) * 3, MEAN, STD, (70, 98), "fp32", "classes", 8, {}, {}
 )
-DYNAMIC = {"multiple": MULTIPLE, "least": LEAST, "most": 1024}
+DYNAMIC = dynamic_sides((LEAST, LEAST + MULTIPLE))
 
 
 def small(name: str = "pidnet_s") -> nn.Module:
@@ -119,16 +128,28 @@ def test_half_precision_is_in_the_weights_and_the_source_is_as_it_was():
 
 
 @pytest.mark.medium
-def test_dynamic_sizes(tmp_path):
+@pytest.mark.parametrize("size", [(320, 384), (384, 576), (576, 512), (576, 640)], ids=str)
+def test_dynamic_sizes(size, tmp_path):
+    """At all sizes that the description names, whether the context there is one number or more."""
     model = small()
-    description = described(size=(LEAST, LEAST + MULTIPLE), dynamic=DYNAMIC)
+    description = described(size=size, dynamic=dynamic_sides(size))
     (path,) = write_file("torch", fuse(model), description, tmp_path).files
     run, module = open_file("torch", path, "fp32"), FrameNetwork(fuse(model), description)
-    for size in [(LEAST, LEAST), (LEAST + 2 * MULTIPLE, LEAST)]:
-        taken = frame(*size)
+    tried = further_sizes(description)
+    assert len(set(tried)) == 3 and all(side % MULTIPLE == 0 for pair in tried for side in pair)
+    for other in [size, *tried]:
+        taken = frame(*other)
         with torch.inference_mode():
             expected = module(torch.from_numpy(taken)).numpy()
         assert (run(taken) == expected).mean() > 0.9999
+
+
+def test_sides_of_a_dynamic_graph_stay_where_its_form_is_the_same():
+    found = dynamic_sides((448, 640))
+    assert found == {"multiple": 64, "least": [320, 576], "most": [512, 8192]}
+    description = described(size=(448, 640), dynamic=found)
+    assert further_sizes(description) == [(320, 576), (512, 576), (320, 1088)]
+    assert further_sizes(described()) == []
 
 
 @pytest.mark.medium
@@ -213,6 +234,7 @@ def test_the_page_beside_the_files(precision, dynamic, output, tmp_path):
     assert f"--onnx={name}.tensorrt.onnx" in line
     assert ("--int8" in line) == (precision == "int8")
     assert ("--optShapes" in line and "320x384" in line) == bool(dynamic)
+    assert ("--maxShapes" in line and "512x512" in line) == bool(dynamic)
     of_frames = output == "classes"
     assert ("python run.py" in text) == of_frames == (tmp_path / "run.py").is_file()
     assert ("uint8, RGB" in text) == of_frames

@@ -131,6 +131,28 @@ def test_another_shape_is_equal_nowhere(network, scenes, shape):
     assert seen.equal == 0 and judge(seen, "int8", trained=False).status == FAILED
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 6, 6), (1, 7, 12, 16), (1, 6, 3, 3), (2, 6, 12, 16)], ids=str
+)
+def test_logits_of_another_shape(network, scenes, shape):
+    run = {"file": lambda image: np.zeros(shape, np.float32)}
+    seen = compare(network, run, "logits", scenes, NAMES)["file"]
+    assert seen.malformed and seen.equal == 0 and seen.logits_difference == 0
+    assert judge(seen, "fp32", trained=True).status == FAILED
+
+
+def test_a_file_that_cannot_run_spoils_no_other(network, scenes):
+    module = FrameNetwork(fuse(network), description()).eval()
+
+    def broken(frame):
+        raise RuntimeError("shapes do not match")
+
+    seen = compare(network, {"a": broken, "b": runner(module)}, "classes", scenes, NAMES)
+    verdict = judge(seen["a"], "int8", trained=False)
+    assert verdict == (FAILED, ("it cannot run on every picture: shapes do not match",))
+    assert judge(seen["b"], "fp32", trained=True).status == PASSED
+
+
 def test_numbers_that_are_none_and_classes_beyond_the_last(network, scenes):
     shape = (1, len(NAMES), SIZE[0] // 8, -(-SIZE[1] // 8))
     run = {"file": lambda image: np.full(shape, np.nan, np.float32)}

@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "utils" / "runners" / "run.py"
 FACTS = {
-    "format": "rtseg-export-1", "output": "classes", "size": [40, 60], "dynamic": {},
+    "format": "rtseg-export-1", "output": "classes", "size": [40, 60], "dynamic": {}, "scaling": {},
     "class_names": ["sky", "road"], "palette": [[0, 0, 200], [100, 0, 0]], "precision": "fp32",
 }  # fmt: skip
 
@@ -51,7 +51,9 @@ def test_it_is_read_by_python_3_8_and_needs_no_pytorch():
         )
     }  # fmt: skip
     runtimes = {"onnxruntime", "openvino", "tensorrt"}
-    assert names == {"argparse", "ctypes", "json", "os", "sys", "numpy", "cv2", "PIL"} | runtimes
+    assert (
+        names == {"argparse", "ctypes", "io", "json", "os", "sys", "numpy", "cv2", "PIL"} | runtimes
+    )
 
 
 def without_opencv(program, monkeypatch):
@@ -86,19 +88,44 @@ def test_pictures_of_any_size(reader, program, monkeypatch, tmp_path, capsys):
 
 
 def test_sizes_of_a_dynamic_network(program, monkeypatch):
-    found, _ = network(program, monkeypatch, dynamic={"multiple": 64, "least": 320, "most": 1024})
-    assert found.size((360, 480)) == (384, 512) and found.size((10, 5000)) == (320, 1024)
+    dynamic = {"multiple": 64, "least": [320, 576], "most": [512, 1024]}
+    found, _ = network(program, monkeypatch, dynamic=dynamic)
+    assert found.size((360, 640)) == (384, 640) and found.size((10, 5000)) == (320, 1024)
+    scaling = {"short_side": 400, "long_side": 900}
+    found, _ = network(program, monkeypatch, dynamic=dynamic, scaling=scaling)
+    assert found.size((800, 1300)) == (384, 640) and found.size((1000, 3000)) == (320, 896)
     fixed, _ = network(program, monkeypatch)
     assert fixed.size((360, 480)) == (40, 60)
 
 
+def test_an_engine_takes_fewer_sizes_than_its_source(program, monkeypatch):
+    dynamic = {"multiple": 64, "least": [320, 576], "most": [512, 8192]}
+
+    def run(frame):
+        return frame[..., 0]
+
+    run.limits = ((320, 576), (512, 2048))
+    facts = json.dumps(FACTS | {"dynamic": dynamic})
+    monkeypatch.setitem(program.RUNTIMES, ".engine", lambda path: (run, facts))
+    assert program.Network("net.engine").size((400, 4000)) == (384, 2048)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"output": "logits"}, "no class map"), ({"format": "x"}, "no class map")],
+    [
+        ({"output": "logits"}, "no class map"),
+        ({"format": "x"}, "no class map"),
+        (None, "does not say what it is"),
+        ([], "does not say what it is"),
+        ({"format": "rtseg-export-1"}, "does not say what it is"),
+    ],
+    ids=str,
 )
 def test_other_files_are_refused(program, monkeypatch, changes, words):
+    facts = FACTS | changes if words == "no class map" else changes
+    monkeypatch.setitem(program.RUNTIMES, ".onnx", lambda path: (None, json.dumps(facts)))
     with pytest.raises(SystemExit, match=words):
-        network(program, monkeypatch, **changes)
+        program.Network("net.onnx")
     with pytest.raises(SystemExit, match=r"net.pt2 is none of .onnx, .xml, .engine"):
         program.Network("net.pt2")
 
@@ -171,13 +198,66 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     network(program, monkeypatch)
     (tmp_path / "net.onnx").write_text("")
     (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").write_text("")
     good = wild(tmp_path / "wild")[0]
-    words = [tmp_path / "net.onnx", tmp_path / "text.jpg", tmp_path / "none.png", good]
+    bad = [tmp_path / name for name in ("text.jpg", "empty.jpg", "none.png")]
+    words = [tmp_path / "net.onnx", *bad, good]
     monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words), "--out", str(tmp_path / "out")])
     assert program.main() == 1
     told = capsys.readouterr()
-    assert "text.jpg is not a picture" in told.err and "none.png does not exist" in told.err
+    lines = told.err.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == [
+        "is not a picture, or damaged", "is not a picture, or damaged", "does not exist"
+    ]  # fmt: skip
     assert told.out.startswith(f"{good}: ") and len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_what_a_runtime_cannot_run_and_what_cannot_be_written(
+    program, monkeypatch, tmp_path, capsys
+):
+    """One sentence each; nothing is half written."""
+    (tmp_path / "net.onnx").write_text("")
+    one, two = wild(tmp_path / "wild")[:2]
+
+    def run(frame):
+        if not calls:
+            calls.append(1)
+            raise RuntimeError("deep inside\nshapes do not match")
+        return frame[..., 0] % 2
+
+    calls = []
+    monkeypatch.setitem(program.RUNTIMES, ".onnx", lambda path: (run, json.dumps(FACTS)))
+    out = tmp_path / "out"
+    words = ["run.py", tmp_path / "net.onnx", one, two, "--out", out]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    assert program.main() == 1
+    assert capsys.readouterr().err == f"error: {one}: shapes do not match\n"
+    assert len(list(out.iterdir())) == 2
+    there = open
+
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def write(self, data):
+            there(self.path, "wb").close()
+            raise OSError(28, "No space left on device")
+
+    def opened(path, mode="r", **more):
+        if not str(path).endswith(".part"):
+            return there(path, mode, **more)
+        Full.path = path
+        return Full()
+
+    monkeypatch.setattr("builtins.open", opened)
+    words[-1] = tmp_path / "full"
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    with pytest.raises(SystemExit, match="full cannot be written to: No space left"):
+        program.main()
+    assert not list((tmp_path / "full").iterdir())
 
 
 def test_names_that_cannot_be_are_refused_before_the_network_is_opened(tmp_path):

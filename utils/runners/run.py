@@ -14,6 +14,7 @@ Pictures that cannot be read are named and the others go on; the exit status is 
 
 import argparse
 import ctypes
+import io
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ except ImportError:
         sys.exit("error: pictures need a package: pip install opencv-python-headless, or pillow")
 
 FORMAT = "rtseg-export-1"
+KEYS = {"format", "output", "class_names", "palette", "size", "dynamic", "scaling", "precision"}
 RUNTIME_LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 
 
@@ -53,17 +55,25 @@ def main():
         try:
             picture = read(path)
             classes = network(picture)
+        except Exception as error:  # noqa: BLE001  (each runtime has its own, without a common base)
+            print(f"error: {path}: {sentence(error)}", file=sys.stderr)
+            failed = True
+            continue
+        try:
             write(os.path.join(args.out, stem + "_classes.png"), classes)
             write(os.path.join(args.out, stem + "_overlay.png"), network.overlay(picture, classes))
         except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed = True
-            continue
+            sys.exit(f"error: {args.out} cannot be written to: {error.strerror or error}")
         counts = np.bincount(classes.ravel(), minlength=len(network.names))
         order = [index for index in np.argsort(-counts) if counts[index]]
         shares = [f"{network.names[i]} {100 * counts[i] / classes.size:.1f} %" for i in order]
         print(f"{path}: {', '.join(shares)}")
     return int(failed)
+
+
+def sentence(error):
+    """What an error says; of several lines the last, as runtimes begin with where they are."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def check_names(model, pictures):
@@ -99,16 +109,22 @@ class Network:
         except ImportError as error:
             sys.exit(f"error: {path} needs {error.name}, which is not installed")
         except Exception as error:  # noqa: BLE001  (each runtime has its own, without a common base)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            sys.exit(f"error: {path} cannot be opened: {reason}")
+            sys.exit(f"error: {path} cannot be opened: {sentence(error)}")
         try:
             self.facts = json.loads(facts)
         except ValueError:
             sys.exit(f"error: {path} does not say what it is; tools/export.py has not written it")
-        if self.facts.get("format") != FORMAT or self.facts["output"] != "classes":
+        if not isinstance(self.facts, dict) or not KEYS <= self.facts.keys():
+            sys.exit(f"error: {path} does not say what it is; tools/export.py has not written it")
+        if self.facts["format"] != FORMAT or self.facts["output"] != "classes":
             sys.exit(f"error: {path} gives no class map of pictures; export without --output")
         self.names = self.facts["class_names"]
         self.palette = np.array(self.facts["palette"], np.uint8)
+        if self.facts["dynamic"]:
+            self.least, self.most = (self.facts["dynamic"][key] for key in ("least", "most"))
+            # An engine is built for fewer sizes than its source takes.
+            limits = getattr(self.run, "limits", None)
+            self.least, self.most = limits or (self.least, self.most)
 
     def __call__(self, picture):
         """Class ids (H, W) uint8 of an RGB picture (H, W, 3) uint8, of any size."""
@@ -121,9 +137,17 @@ class Network:
         dynamic = self.facts["dynamic"]
         if not dynamic:
             return tuple(self.facts["size"])
-        step = dynamic["multiple"]
-        sides = [max(1, round(side / step)) * step for side in wanted]
-        return tuple(min(max(side, dynamic["least"]), dynamic["most"]) for side in sides)
+        step, scaling = dynamic["multiple"], self.facts["scaling"]
+        # As in training: until the short or the long side is that long, whichever comes first.
+        factors = [
+            scaling[key] / pick(wanted)
+            for key, pick in (("short_side", min), ("long_side", max))
+            if key in scaling
+        ]
+        scale = min(factors) if factors else 1
+        sides = [max(1, round(scale * side / step)) * step for side in wanted]
+        least, most = self.least, self.most
+        return tuple(min(max(side, least[i]), most[i]) for i, side in enumerate(sides))
 
     def overlay(self, picture, classes, opacity=0.5):
         """The picture under the colours of its classes."""
@@ -165,6 +189,10 @@ def open_tensorrt(path):
 
     with open(path, "rb") as stream:
         engine = tensorrt.Runtime(tensorrt.Logger()).deserialize_cuda_engine(stream.read())
+    if engine is None:
+        raise ValueError(
+            "TensorRT cannot read it; engines belong to the GPU and version that made it"
+        )
     context = engine.create_execution_context()
     taken, given = (engine.get_tensor_name(index) for index in range(2))
     cuda = cuda_runtime()
@@ -179,17 +207,20 @@ def open_tensorrt(path):
         return memory[name][0]
 
     def run(frame):
-        context.set_input_shape(taken, frame.shape)
+        if not context.set_input_shape(taken, frame.shape):
+            raise ValueError(f"the engine takes no frame of {frame.shape[1]}x{frame.shape[2]}")
         classes = np.empty(tuple(context.get_tensor_shape(given)), np.uint8)
         source, target = place(taken, frame.nbytes), place(given, classes.nbytes)
         check(cuda.cudaMemcpy(source, frame.ctypes.data_as(ctypes.c_void_p), frame.nbytes, 1))
         if not context.execute_async_v3(0):
-            sys.exit("error: TensorRT could not run the network")
+            raise RuntimeError("TensorRT could not run the network")
         check(cuda.cudaDeviceSynchronize())
         check(cuda.cudaMemcpy(classes.ctypes.data_as(ctypes.c_void_p), target, classes.nbytes, 2))
         return classes
 
-    with open(json_beside(path)) as stream:
+    profile = engine.get_tensor_profile_shape(taken, 0)
+    run.limits = tuple(tuple(shape)[1:3] for shape in (profile[0], profile[2]))
+    with open(json_beside(path), encoding="utf-8") as stream:
         return run, stream.read()
 
 
@@ -226,9 +257,9 @@ RUNTIMES = {".onnx": open_onnx, ".xml": open_openvino, ".engine": open_tensorrt}
 
 
 def read(path):
-    """A picture as RGB (H, W, 3), uint8, upright. Raises OSError."""
+    """A picture as RGB (H, W, 3), uint8, upright. Raises ValueError."""
     if not os.path.isfile(path):
-        raise OSError(f"{path} does not exist")
+        raise ValueError("does not exist")
     if cv2 is None:
         try:
             with Image.open(path) as opened:
@@ -237,20 +268,32 @@ def read(path):
                     picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
                 return np.array(picture.convert("RGB"))
         except Exception as error:  # (whatever a decoder meets in a damaged file)
-            raise OSError(f"{path} is not a picture, or damaged") from error
-    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+            raise ValueError("is not a picture, or damaged") from error
+    data = np.fromfile(path, np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if picture is None:
-        raise OSError(f"{path} is not a picture, or damaged")
+        raise ValueError("is not a picture, or damaged")
     return np.ascontiguousarray(picture[..., ::-1])
 
 
 def write(path, picture):
-    """An RGB picture or a class map. Raises OSError."""
+    """An RGB picture or a class map; whole or not at all. Raises OSError."""
     if cv2 is None:
-        Image.fromarray(picture).save(path)
-        return
-    data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1]
-    data.tofile(path)
+        held = io.BytesIO()
+        Image.fromarray(picture).save(held, "PNG")
+        data = held.getvalue()
+    else:
+        data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1]
+        data = data.tobytes()
+    temporary = path + ".part"
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
 
 
 def resized(array, size, smooth):
