@@ -327,12 +327,25 @@ def test_a_compiler_that_is_not_there(best, refuses, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_ahead(precision, best, call, tmp_path):
-    words = ("--format", "aoti", "--precision", precision, *SIZE, "--out", tmp_path / "out")
-    call(SCRIPT, best, *words)
-    name = NAME if precision == "fp32" else f"{NAME}_bf16"
-    assert report_of(tmp_path / "out", f"{name}.aoti.pt2")["status"] == "passed"
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("pidnet_s", "bf16"), ("rtlinearformer_slim", "fp32"), ("bisenetv2", "fp32")],
+)
+def test_compiled_ahead(name, precision, best, call, tmp_path):
+    words = (
+        "--format",
+        "aoti",
+        "torch",
+        "--precision",
+        precision,
+        *SIZE,
+        "--out",
+        tmp_path / "out",
+    )
+    call(SCRIPT, *((best,) if name == "pidnet_s" else ("--arch", name, "--c", 3)), *words)
+    stem = f"{name}_72x104{'' if precision == 'fp32' else '_bf16'}"
+    for ending in (".aoti.pt2", ".pt2"):
+        assert report_of(tmp_path / "out", f"{stem}{ending}")["status"] == "passed"
 
 
 @pytest.mark.medium
@@ -376,6 +389,25 @@ def test_8_bits(kind, listed, call, tmp_path):
     assert any("stay in float" in reason for reason in report["reasons"])
     assert (kind == "tensorrt") == (not report["milliseconds"]) and report["kept_in_float"]
     assert report["comparison"]["equal_percent"] < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("name", ["rtlinearformer_slim", "rtlinearformer_base"])
+def test_networks_trained_on_photographs_keep_their_score(name, precision, shared, call, tmp_path):
+    """Over the whole test list: RTSEG_IMAGES=233."""
+    needs("openvino", "nncf")
+    lines = (shared / "list/camvid/test.lst").read_text().splitlines()
+    count = int(os.environ.get("RTSEG_IMAGES", 16))
+    (tmp_path / "some.lst").write_text("\n".join(lines[:: max(1, len(lines) // count)]))
+    weights = shared / f"weights/{name}_camvid_480x360.safetensors"
+    words = (weights, "--arch", name, "--classes", "camvid", "--labels", "index", "--root", shared)
+    words += ("--format", "openvino", "--precision", precision, "--check", tmp_path / "some.lst")
+    words += ("--calibrate", "list/camvid/train.lst") if precision == "int8" else ()
+    call(SCRIPT, *words, "--r", 360, 480, "--out", tmp_path / "out")
+    report = report_of(tmp_path / "out", f"{name}_360x480_{precision}.xml")
+    assert report["status"] == "passed" and report["comparison"]["scenes"] >= count
+    assert abs(report["comparison"]["miou_lost"]) < (1.0 if precision == "int8" else 0.2)
 
 
 @pytest.mark.slow
