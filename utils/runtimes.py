@@ -127,8 +127,12 @@ def to_openvino(program: ExportedProgram, taken: str, given: str) -> Any:
     vino = importlib.import_module("openvino")
     (entry,) = (n for n in program.graph.nodes if n.name == program.graph_signature.user_inputs[0])
     shape = [d if isinstance(d, int) else -1 for d in entry.meta["val"].shape]
+    failure = importlib.import_module("openvino.frontend").OpConversionFailure
     with quiet("openvino"):
-        converted = vino.convert_model(program)
+        try:
+            converted = vino.convert_model(program)
+        except failure as error:
+            raise RuntimeError(f"OpenVINO has no form of it: {last_line(error)}") from error
     converted.reshape(shape)  # the converter takes every size for dynamic
     converted.input(0).set_names({taken})
     converted.output(0).set_names({given})
