@@ -132,7 +132,9 @@ def to_openvino(program: ExportedProgram, taken: str, given: str) -> Any:
         try:
             converted = vino.convert_model(program)
         except failure as error:
-            raise RuntimeError(f"OpenVINO has no form of it: {last_line(error)}") from error
+            raise RuntimeError(
+                f"OpenVINO has no form of it: {str(error).strip().splitlines()[-1]}"
+            ) from error
     converted.reshape(shape)  # the converter takes every size for dynamic
     converted.input(0).set_names({taken})
     converted.output(0).set_names({given})
