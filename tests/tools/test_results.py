@@ -17,6 +17,7 @@ import yaml
 
 from configs import get_config
 from models.weights import load_trained
+from utils.records import sha256
 from utils.results import (
     half_precision,
     join_file,
@@ -387,3 +388,30 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     assert page.main() == 0
     (tmp_path / "results/a-2.json").unlink()
     assert page.main() == 1
+
+
+KEPT = ("slim_recipe-304", "camvid/rtlinearformer_slim")  # record, and where its weights are
+
+
+def test_the_weights_in_the_repository_are_those_of_their_record(root, monkeypatch):
+    record = json.loads((root / f"docs/results/{KEPT[0]}.json").read_text(encoding="utf-8"))
+    weights = root / f"pretrained_models/{KEPT[1]}.pt"
+    assert sha256(weights) == record["weights"]["sha256"]
+    trained = load_trained(weights)
+    assert trained.model.architecture == record["architecture"] and trained.score == record["best"]
+    assert trained.dataset == "camvid" and len(trained.class_names) == 11
+    card = importlib.import_module("pages.model_card")
+    monkeypatch.setattr(sys, "argv", ["model_card.py", *KEPT, "--check"])
+    assert card.main() == 0
+
+
+@pytest.mark.slow
+def test_they_score_what_their_record_says(root, run, shared, tmp_path):
+    record = json.loads((root / f"docs/results/{KEPT[0]}.json").read_text(encoding="utf-8"))
+    cfg = "configs/camvid/rtlinearformer_slim_camvid_360x480_best.yaml"
+    words = ("DATASET.ROOT", shared, "DATASET.TEST_SET", record["scored"], "OUTPUT_DIR", tmp_path)
+    words += ("TEST.MODEL_FILE", root / f"pretrained_models/{KEPT[1]}.pt", "TEST.OVERLAYS", 0)
+    run("tools/eval.py", "--cfg", cfg, *words)
+    (file,) = tmp_path.rglob("eval_*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))["scores"]["mIoU"]
+    assert found == pytest.approx(record["test"]["mIoU"], abs=2e-4)
