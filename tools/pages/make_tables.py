@@ -154,7 +154,8 @@ def exports_table() -> str:
         "",
         f"{facts['device']}, {facts['cpu_threads']} threads, {width}x{height}, torch "
         f"{facts['torch']}: milliseconds (median) from frame to class map, and the time of the "
-        "network as published (fp32, unfused, eager) over that of the file, from one run.",
+        "network as published (fp32, unfused, eager) over that of the file: the median of the "
+        "rounds of one run.",
         "",
         "| Network | Format | Precision | ms | Published over this | Size, MB |",
         "|---|---|---|--:|--:|--:|",
