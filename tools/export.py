@@ -13,7 +13,6 @@ Exit status 0: all files are as good as their limits ask, or said to be unverifi
 
 import argparse
 import json
-import signal
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,12 +42,11 @@ from utils.export import (
 )
 from utils.gate import FAILED
 from utils.records import require_folder, sha256
+from utils.stopping import Interruption
 
 
 def main() -> int:
-    for number in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
-        # As Ctrl-C, so that nothing that is half written stays.
-        signal.signal(getattr(signal, number), signal.default_int_handler)
+    interrupted = Interruption()
     args = parse_args()
     check_formats(args)
     job = load(args)
@@ -56,7 +54,7 @@ def main() -> int:
     pictures, calibration = choose_pictures(args, job)
     require_folder(args.out, "--out")
     print(f"{job.description.name}: to be checked on {pictures.named}", flush=True)
-    verdicts = export_all(job, args.format, pictures, calibration, args.out)
+    verdicts = export_all(job, args.format, pictures, calibration, args.out, interrupted)
     return int(any(verdict.status == FAILED for verdict in verdicts.values()))
 
 

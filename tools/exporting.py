@@ -4,7 +4,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,10 +50,12 @@ def export_all(
     pictures: Pictures,
     calibration: Pictures | None,
     out: Path,
+    interrupted: Callable[[], None] = lambda: None,
 ) -> dict[str, Verdict]:
     """Write, check and report the formats `kinds` into the folder `out`.
 
-    Raises ValueError where the network has no such form; then nothing is left there.
+    `interrupted` is called before names are given and raises where they should not be. Raises
+    ValueError where the network has no such form; then nothing is left there.
     """
     staging = Path(tempfile.mkdtemp(prefix=".export-", dir=out))
     try:
@@ -62,6 +64,7 @@ def export_all(
         seen = compare_files(job, runs, pictures)
         for kind in runs:
             verdicts[kind] = verdict_on(job, kind, seen[kind])
+        interrupted()
         for kind, files in written.items():
             timing = time_beside(job, runs[kind], files.floating) if kind in runs else {}
             report(job, kind, files, verdicts[kind], seen.get(kind), timing, pictures, out)

@@ -54,3 +54,25 @@ class StopRequest:
                     os.write(2, f"\nstopping {self._when} and saving{again}\n".encode())
         elif number == signal.SIGINT and now - self._since > SECOND_THOUGHT:
             raise KeyboardInterrupt
+
+
+class Interruption:
+    """SIGINT, SIGTERM and SIGHUP as KeyboardInterrupt, for programs that have nothing to save.
+
+    Libraries swallow one that is raised within their callbacks; calling this raises it again.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
+                signal.signal(number, self._interrupt)
+
+    def __call__(self) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
