@@ -1,5 +1,6 @@
 """Fixtures of the tests of networks and weights."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,15 @@ def save(tmp_path):
         return tmp_path / name
 
     return save_as
+
+
+@pytest.fixture
+def without_extra(monkeypatch):
+    """As on a machine that has no transformers."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+
+
+@pytest.fixture
+def with_extra():
+    """The library of the extra `query`."""
+    return pytest.importorskip("transformers", reason="needs pip install -e .[query]")

@@ -1,87 +1,18 @@
 """One epoch: losses that are not finite, gradient accumulation, what a resumed epoch reports."""
 
 import operator
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_runs import CPU, WORLD, Log, Net, batches, criterion, new_run, new_step, train
+from torch import Tensor
 
 from models.weights import read_checkpoint
-from utils.averaging import AveragedWeights
 from utils.checkpoint import read_resumable, save_checkpoint
-from utils.distributed import World
 from utils.engine import evaluate, train_one_epoch
 from utils.metrics import ConfusionMatrix
 from utils.optim import build_optimizer
-from utils.run_state import MAX_BAD_STEPS, Plan, Precision, Run, random_state
-from utils.step import Step, TrainForm
-
-CPU = torch.device("cpu")
-WORLD = World(0, 1, CPU)
-
-
-class Outputs(NamedTuple):
-    logits: Tensor
-
-
-class Net(nn.Module):
-    """A 1x1 convolution, without batch statistics unless `norm`, so that batches can be split."""
-
-    size_divisor = 1
-
-    def __init__(self, norm=False):
-        super().__init__()
-        torch.manual_seed(0)
-        self.norm = nn.BatchNorm2d(3) if norm else nn.Identity()
-        self.conv = nn.Conv2d(3, 2, 1)
-
-    def forward(self, x):
-        return self.conv(self.norm(x))
-
-    def forward_train(self, x):
-        return Outputs(self(x))
-
-    def upsample(self, logits, size):
-        return logits
-
-    def check_size(self, height, width):
-        pass
-
-
-def criterion(outputs, label, boundary):
-    loss = nn.functional.cross_entropy(outputs.logits, label.long())
-    return loss, {"main": loss.detach()}
-
-
-def batches(count, size, poison=()):
-    torch.manual_seed(1)
-    images = torch.randn(count * size, 3, 4, 4)
-    labels = torch.randint(0, 2, (count * size, 4, 4), dtype=torch.uint8)
-    for index in poison:
-        images[index] = float("nan")
-    return [
-        {
-            "image": images[i * size : (i + 1) * size],
-            "label": labels[i * size : (i + 1) * size],
-            "name": [f"image{j}" for j in range(i * size, (i + 1) * size)],
-        }
-        for i in range(count)
-    ]
-
-
-class Log:
-    def __init__(self):
-        self.lines, self.steps = [], []
-
-    def info(self, line):
-        self.lines.append(line)
-
-    def scalars(self, values, step):
-        self.steps.append(step)
-
-    def every_minute(self, line):
-        assert "images/s" in line()
+from utils.run_state import MAX_BAD_STEPS, Precision, random_state
 
 
 class Stop:
@@ -96,36 +27,6 @@ class Stop:
 @pytest.fixture
 def stop():
     return Stop()
-
-
-def new_run(model, *, steps, accumulate=1, size=2, ema=0.0, momentum=0.0, save_every=0):
-    return Run(
-        model,
-        build_optimizer(model, "sgd", lr=0.1, weight_decay=0.0, momentum=momentum),
-        Precision.choose("fp32", CPU).scaler(),
-        Plan(9, steps, accumulate, size, save_every),
-        averaged=AveragedWeights(model, ema) if ema else None,
-    )
-
-
-def new_step(run, stop=lambda: False, **more):
-    return Step(
-        TrainForm(run.model),
-        criterion,
-        world=WORLD,
-        precision=Precision.choose("fp32", CPU),
-        learning_rate=lambda step: 0.1,
-        stop=stop,
-        **more,
-    )
-
-
-def train(model, loader, stop=lambda: False, *, run=None, steps=None, accumulate=1, **more):
-    """One epoch; the progress after it."""
-    run = run or new_run(model, steps=steps or len(loader) // accumulate, accumulate=accumulate)
-    log = Log()
-    finished = train_one_epoch(run, new_step(run, stop, **more), loader, log)
-    return finished, run.progress, log
 
 
 @pytest.mark.parametrize("log_every", [1, 3, 100])
@@ -310,136 +211,6 @@ def test_the_captured_step_is_asked_with_what_it_may_copy():
     train(run.model, batches(2, 2), run=run, capture=capture)
     assert len(seen) == 2 and all(isinstance(t, Tensor) for t in seen[0][0][:2])
     assert seen[0][0][2] is None
-
-
-def limited(monkeypatch, plan, seconds_per_step=0.0, count=4):
-    """A run of `plan` over epochs of `count` batches: (steps, shares that the rate was asked for).
-
-    The clock stands still but for `seconds_per_step`.
-    """
-    run, now, asked = new_run(Net(), steps=count), [100.0], []
-    run.plan = plan
-    monkeypatch.setattr("utils.engine.time.perf_counter", lambda: now[0])
-    step = new_step(run)
-    step.learning_rate = lambda share: asked.append(share) or 0.1
-
-    def taken(run, group):
-        Step.__call__(step, run, group)
-        now[0] += seconds_per_step
-
-    class Taken:
-        world, collect, is_due = WORLD, step.collect, step.is_due
-        stopping = False
-        __call__ = staticmethod(taken)
-
-    epochs = 0
-    while not run.finished:
-        assert train_one_epoch(run, Taken(), batches(count, 2), Log())
-        now[0] += 50.0  # scoring, which is no training
-        run.end_epoch()
-        epochs += 1
-    return run.progress, epochs, asked
-
-
-def test_a_run_of_steps_ends_within_an_epoch(monkeypatch):
-    progress, epochs, asked = limited(monkeypatch, Plan(3, 4, 1, 2, limit=10))
-    assert (progress.step, epochs) == (10, 3)
-    assert asked == pytest.approx([step / 10 for step in range(10)])
-
-
-@pytest.mark.parametrize("first", [1, 3, 4, 6])
-def test_a_higher_limit_of_steps_goes_on_within_the_epoch(first):
-    """Taken are as many steps as asked for, by the epochs of a run that had asked at once."""
-
-    def trained(run, limit):
-        run.plan, epochs = Plan(-(-limit // 3), 3, 1, 2, limit=limit), []
-        while not run.finished:
-            left = batches(3, 2)[run.progress.step_in_epoch :]
-            assert train_one_epoch(run, new_step(run), left, Log())
-            epochs.append((run.progress.epoch + 1, run.progress.counted))
-            run.end_epoch()
-        return epochs
-
-    straight, run = new_run(Net(), steps=3), new_run(Net(), steps=3)
-    whole = trained(straight, 8)
-    trained(run, first)
-    assert run.progress.step == first and run.finished
-    epochs = trained(run, 8)
-    assert run.progress.step == 8 and epochs == whole[first // 3 :]
-    assert not run.plan.position(run.progress) - 8 and run.progress.epoch == 2
-    assert torch.equal(run.model.conv.weight, straight.model.conv.weight)
-
-
-@pytest.mark.parametrize("then", [4, 12])
-def test_a_limit_counts_steps_taken_whatever_an_epoch_was(then):
-    """The batch has changed on the way, and with it the steps of an epoch."""
-    run = new_run(Net(), steps=3)
-    run.plan = Plan(3, 3, 1, 2, limit=8)
-    assert train_one_epoch(run, new_step(run), batches(3, 2), Log())
-    run.end_epoch()
-    saved = run.state(random_state(WORLD))
-    rest = new_run(Net(), steps=3)
-    rest.plan = Plan(-(-8 // then), then, 1, 4, limit=8)
-    rest.restore(saved, WORLD)
-    assert rest.plan.share(rest.progress) == 3 / 8
-    while not rest.finished:
-        assert train_one_epoch(rest, new_step(rest), batches(then, 2), Log())
-        rest.end_epoch()
-    assert rest.progress.step == 8
-
-
-def test_a_timed_run_follows_the_time_of_its_steps(monkeypatch):
-    plan = Plan(1000, 4, 1, 2, seconds=30.0)
-    progress, epochs, asked = limited(monkeypatch, plan, seconds_per_step=5.0)
-    assert (progress.step, epochs, progress.trained) == (6, 2, 30.0)
-    assert asked == pytest.approx([step / 6 for step in range(6)])
-
-
-def test_a_run_of_epochs_is_as_it_was(monkeypatch):
-    progress, epochs, asked = limited(monkeypatch, Plan(3, 4, 1, 2), seconds_per_step=1.0)
-    assert (progress.step, epochs, progress.trained) == (12, 3, 12.0)
-    assert asked == pytest.approx([step / 12 for step in range(12)])
-
-
-def test_an_ended_run_takes_no_step_before_it_is_scored():
-    run = new_run(Net(), steps=4)
-    run.plan = Plan(1000, 4, 1, 2, seconds=30.0)
-    run.progress.trained, run.progress.step_in_epoch = 31.0, 2  # killed while it was scored
-    assert not run.finished and run.plan.ended(run.progress)
-    assert train_one_epoch(run, new_step(run), batches(2, 2), Log())
-    assert run.progress.step == 0 and run.progress.trained == pytest.approx(31.0, abs=5)
-    run.end_epoch()
-    assert run.finished
-
-
-@pytest.mark.parametrize("limits", [{"limit": 10}, {"limit": 8}, {"seconds": 30.0}], ids=str)
-@pytest.mark.parametrize("then", [(4, 4, 1), (2, 8, 1), (4, 2, 1), (4, 2, 2)], ids=str)
-def test_a_run_killed_in_its_last_scoring_is_scored_whatever_has_changed(limits, then):
-    """`then`: steps of an epoch, images of a step and processes afterwards."""
-    steps, batch, processes = then
-    run = new_run(Net(), steps=4)
-    run.plan, run.progress.epoch, run.progress.trained = Plan(3, 4, 1, 2, **limits), 1, 10.0
-    run.progress.step = 4
-    while not run.plan.ended(run.progress):
-        run.progress.advance()
-        run.progress.trained += 5.0
-        if not run.plan.ended(run.progress) and run.progress.step_in_epoch == 4:
-            run.end_epoch()
-    saved = run.state(random_state(WORLD))
-    rest = new_run(Net(), steps=4)
-    rest.plan = Plan(3, steps, 1, batch, **limits)
-    rest.restore(saved, World(0, processes, CPU))
-    assert rest.plan.ended(rest.progress) and not rest.finished
-    taken = rest.progress.step
-    assert train_one_epoch(rest, new_step(rest), batches(steps, 2), Log())
-    assert rest.progress.step == taken and not rest.finished
-    rest.end_epoch()
-    assert rest.finished
-    longer = new_run(Net(), steps=4)  # with steps left, the epoch is begun again
-    longer.plan = Plan(3, steps, 1, batch, **{name: 2 * value for name, value in limits.items()})
-    longer.restore(saved, World(0, processes, CPU))
-    if (steps, batch, processes) != (4, 2, 1):
-        assert longer.progress.step_in_epoch == 0 and not longer.finished
 
 
 def scored(networks, loader, **more):
