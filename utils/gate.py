@@ -20,6 +20,7 @@ from .runtimes import ArrayRunner
 LEAST_EQUAL = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.995}  # share of the pixels
 MOST_MIOU = {"fp16": 0.2, "bf16": 0.2, "int8": 1.0}  # difference, percent
 FLOOR = 0.9  # equal pixels below which rounding is no excuse any more
+MALFORMED = "its output is no map of these classes at the size of the input"
 PASSED, FAILED, UNVERIFIED = "passed", "failed", "unverified"
 
 
@@ -66,8 +67,7 @@ class Comparison:
         logits_difference, logits_largest: the largest difference of two logits and the largest
             logit, where the file gives them.
         overturned: the largest margin, in logits, of a pixel that got another class.
-        malformed: whether an output had another shape, or classes that there are not.
-        error: of its runtime at a scene, which ended the comparison; "" for none.
+        fault: why an output could not be compared, which ended the comparison; "" for none.
         scores: confusion matrices of the network and of the file, where there are labels.
     """
 
@@ -79,8 +79,7 @@ class Comparison:
     logits_difference: float | None = None
     logits_largest: float | None = None
     overturned: float = 0.0
-    malformed: bool = False
-    error: str = ""
+    fault: str = ""
     scores: tuple[ConfusionMatrix, ConfusionMatrix] | None = None
 
     @property
@@ -177,26 +176,31 @@ def compare(
     for scene in scenes if runs else ():
         expected = reference(model, scene.image)
         for name, run in runs.items():
-            if seen[name].error:
+            if seen[name].fault:
                 continue
             taken = np.ascontiguousarray(scene.frame) if output == "classes" else scene.image
             try:
                 found = run(taken[None])
             except Exception as error:  # noqa: BLE001  (each runtime has its own)
-                seen[name].error = first_cause(error)
+                seen[name].fault = f"it cannot run on every picture: {first_cause(error)}"
                 continue
-            if output == "classes":
-                classes = torch.from_numpy(found).long()
-            elif found.shape == expected.logits.shape:
-                logits = torch.from_numpy(found)
-                classes = model.upsample(logits, scene.image.shape[1:]).argmax(1)
-            else:
-                found, classes = expected.logits.numpy(), expected.classes[:0]
-            if classes.shape != expected.classes.shape or int(classes.max()) >= len(class_names):
-                seen[name].malformed = True
-                classes = (expected.classes + 1) % len(class_names)  # equal nowhere
+            classes = class_map_of(model, output, found, expected)
+            if classes is None or int(classes.max()) >= len(class_names):
+                seen[name].fault = MALFORMED
+                continue
             seen[name].add(expected, found, classes, scene)
     return seen
+
+
+def class_map_of(model: Any, output: str, found: np.ndarray, expected: Reference) -> Tensor | None:
+    """The class map that follows from a file's output; None where that has another shape."""
+    right = expected.logits if output == "logits" else expected.classes
+    if found.shape != right.shape:
+        return None
+    values = torch.from_numpy(found)
+    if output == "classes":
+        return values.long()
+    return model.upsample(values, expected.classes.shape[1:]).argmax(1)
 
 
 class Verdict(NamedTuple):
@@ -217,12 +221,10 @@ def judge(seen: Comparison, precision: str, *, trained: bool) -> Verdict:
     little: beyond a limit the file is unverified in half precision, in int8 it always is.
     """
     share, miou = seen.share, seen.miou
-    if seen.error:
-        return Verdict(FAILED, (f"it cannot run on every picture: {seen.error}",))
+    if seen.fault:
+        return Verdict(FAILED, (seen.fault,))
     if not seen.scenes:
         return Verdict(FAILED, ("there is no scene to compare on",))
-    if seen.malformed:
-        return Verdict(FAILED, ("its output is no map of these classes at the size of the input",))
     if seen.logits_difference == float("inf"):
         return Verdict(FAILED, ("some logits are not finite numbers",))
     reasons = [f"{100 * share:.4f} % of the pixels of {seen.scenes} scenes have the same class"]

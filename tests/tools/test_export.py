@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from processes import limited, wait_for
 from torch import nn
 
 from datasets.synthetic import draw_scene
@@ -248,34 +248,21 @@ def test_what_is_somebodys_own_stays(best, call, refuses, tmp_path):
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
-def test_a_signal_leaves_nothing_behind(number, best, tmp_path):
+def test_a_signal_leaves_nothing_behind(number, best, start, tmp_path):
     out = tmp_path / "out"
-    words = [best, "--format", "torch", "--r", "360", "480", "--out", out]
-    process = subprocess.Popen([sys.executable, SCRIPT, *map(str, words)], cwd=ROOT)
-    deadline = time.monotonic() + 120
-    while not list(out.glob(".export-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list(out.glob(".export-*"))
+    process = start(SCRIPT, best, "--format", "torch", "--r", 360, 480, "--out", out)
+    wait_for(lambda: list(out.glob(".export-*")), process)
     process.send_signal(getattr(signal, number))
-    assert process.wait(60) == 130 and not os.listdir(out)
+    assert process.wait(60) == 130 and not os.listdir(out), process.communicate()
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
-def test_a_file_that_cannot_grow(kind, best, tmp_path):
+def test_a_file_that_cannot_grow(kind, best, run, tmp_path):
     """As on a full disk: one sentence, and nothing is left."""
-    if kind != "torch":
-        needs("onnx", "onnxscript", "onnxruntime", "openvino")
-    resource = pytest.importorskip("resource")
+    needs(*{"onnx": ("onnx", "onnxscript", "onnxruntime")}.get(kind, (kind,)))
     out = tmp_path / "out"
-    words = [best, "--format", kind, *SIZE, "--out", out]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
-    )
-    assert done.returncode == 2, done.stderr
+    words = (best, "--format", kind, *SIZE, "--out", out)
+    done = run(SCRIPT, *words, status=2, preexec_fn=limited(10_000))
     assert "cannot be written" in done.stderr.splitlines()[-1] and not os.listdir(out)
     assert "Traceback" not in done.stderr
 
@@ -399,15 +386,18 @@ def test_networks_trained_on_photographs_keep_their_score(name, precision, share
     needs("openvino", "nncf")
     lines = (shared / "list/camvid/test.lst").read_text().splitlines()
     count = int(os.environ.get("RTSEG_IMAGES", 16))
-    (tmp_path / "some.lst").write_text("\n".join(lines[:: max(1, len(lines) // count)]))
+    lines = lines[:: max(1, len(lines) // count)]
+    (tmp_path / "some.lst").write_text("\n".join(lines))
     weights = shared / f"weights/{name}_camvid_480x360.safetensors"
     words = (weights, "--arch", name, "--classes", "camvid", "--labels", "index", "--root", shared)
     words += ("--format", "openvino", "--precision", precision, "--check", tmp_path / "some.lst")
     words += ("--calibrate", "list/camvid/train.lst") if precision == "int8" else ()
     call(SCRIPT, *words, "--r", 360, 480, "--out", tmp_path / "out")
     report = report_of(tmp_path / "out", f"{name}_360x480_{precision}.xml")
-    assert report["status"] == "passed" and report["comparison"]["scenes"] >= count
-    assert abs(report["comparison"]["miou_lost"]) < (1.0 if precision == "int8" else 0.2)
+    # The limits are those of the gate: tests/utils/test_gate.py.
+    assert report["status"] == "passed" and report["comparison"]["scenes"] == len(lines)
+    assert "miou_lost" in report["comparison"]
+    print(name, precision, report["reasons"])
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
 """A disk without room: said before work begins, or, where it fills later, with what is whole."""
 
 import json
-import subprocess
 
 import pytest
-from processes import limited
+from processes import limited, small_disk
 
 pytest.importorskip("resource", reason="limits of a process are POSIX")
 
@@ -41,13 +40,6 @@ def test_a_disk_that_fills_ends_the_run_and_it_goes_on_later(tmp_path, run, tiny
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_from_the_start(tmp_path, run, tiny):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user cannot mount a file system")
-    try:
+    with small_disk(tmp_path, "256k") as disk:
         done = run("tools/train.py", *tiny, "OUTPUT_DIR", disk / "runs", status=2)
         assert "has no room for the checkpoints" in done.stderr and not any(disk.iterdir())
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

@@ -1,6 +1,7 @@
 """What is in an exported graph, what its file says of itself, and what lies beside it."""
 
 import dataclasses
+import importlib
 import json
 import re
 
@@ -183,7 +184,7 @@ def test_every_format_is_written_and_opened():
 
 def test_operators_of_an_older_set():
     onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra: export)")
-    evaluate = pytest.importorskip("onnx.reference").ReferenceEvaluator
+    evaluate = importlib.import_module("onnx.reference").ReferenceEvaluator
     helper, numbers = onnx.helper, onnx.numpy_helper
     axes = numbers.from_array(np.array([2, 3]), "axes")
     sizes = numbers.from_array(np.array([1, 4, 6, 8]), "sizes")

@@ -8,11 +8,10 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 from collections import namedtuple
 
 import pytest
-from processes import small_files
+from processes import small_disk, small_files
 
 from utils.records import (
     StorageError,
@@ -30,15 +29,10 @@ SMALL = 4096  # bytes that a file may have in the tests
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user cannot mount a file system")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(tmp_path, "64k") as disk:
+        yield disk
 
 
 def test_a_file_appears_only_when_whole(tmp_path):
@@ -114,8 +108,8 @@ def test_a_file_that_cannot_grow_says_size_and_what_is_whole(tmp_path, earlier):
     assert not earlier or path.read_bytes() == earlier
 
 
-def test_a_full_disk(small_disk):
-    path = small_disk / "runs" / "last.pt"
+def test_a_full_disk(disk):
+    path = disk / "runs" / "last.pt"
     atomic_write(path, bytes(30_000))
     with pytest.raises(StorageError, match=r"No space left on device; it needs 0\.1 MB, \d+ bytes"):
         atomic_write(path, bytes(100_000))
@@ -128,7 +122,7 @@ def test_a_full_disk(small_disk):
         for _ in range(100):
             stream.write(bytes(1000))
     assert len(list(path.parent.iterdir())) == 1
-    assert free_space(small_disk / "not" / "yet") < 65536
+    assert free_space(disk / "not" / "yet") < 65536
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])

@@ -1,10 +1,8 @@
 """Videos hold all their frames, or are not there."""
 
-import subprocess
-
 import numpy as np
 import pytest
-from processes import small_files
+from processes import small_disk, small_files
 from videos import read_video, scenes
 
 from utils.records import StorageError
@@ -82,14 +80,8 @@ def test_a_video_that_cannot_grow_is_not_taken_for_whole(tmp_path, earlier):
 
 
 def test_a_full_disk_is_noticed_on_the_way(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user cannot mount a file system")
-    count = 0
-    try:
-        words = "x.mp4 cannot be written: No space left on device; .* nothing was written"
+    count, words = 0, "x.mp4 cannot be written: No space left on device; .* nothing was written"
+    with small_disk(tmp_path, "512k") as disk:
         with (
             pytest.raises(StorageError, match=words),
             video_file(disk / "x.mp4", 10) as add,
@@ -97,6 +89,4 @@ def test_a_full_disk_is_noticed_on_the_way(tmp_path):
             for count in range(1000):  # noqa: B007
                 add(NOISE)
         assert not any(disk.iterdir())
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     assert 0 < count < 100

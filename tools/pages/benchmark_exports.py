@@ -124,15 +124,15 @@ def opened(
     kind: str, precision: str, folder: Path, name: str
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
     """A file as a function without arguments, and its size and how it was checked."""
-    endings = FORMATS[kind].endings
-    (report,) = (
-        path
-        for path in folder.glob(f"{name}_*{endings[0]}.gate.json")
-        if kind != "torch" or ".aoti" not in path.name
+    reports = (json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("*.gate.json"))
+    (told,) = (
+        report
+        for report in reports
+        if (report["description"]["architecture"], report["format"]) == (name, kind)
     )
-    file = report.name.removesuffix(".gate.json")
-    parts = [folder / f"{file.removesuffix(endings[0])}{ending}" for ending in endings]
-    told = json.loads(report.read_text(encoding="utf-8"))
+    endings = FORMATS[kind].endings
+    stem = told["file"].removesuffix(endings[0])
+    parts = [folder / f"{stem}{ending}" for ending in endings]
     run = open_file(kind, parts[0], precision)
     frame = np.random.default_rng(0).integers(0, 256, (1, *told["description"]["size"], 3))
     frame = frame.astype(np.uint8)
