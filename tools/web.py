@@ -10,7 +10,6 @@ It needs the extra `demo`: pip install -e .[demo]
 import argparse
 import ipaddress
 import os
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from viewing import MOST_BYTES, Viewer
 from utils.deploy import DTYPES, choose_runtime
 from utils.distributed import choose_device, has_mps
 from utils.errors import InputError
+from utils.stopping import Interruption
 
 FOLDERS = ("output", "pretrained_models")
 # Gradio shall speak to the browser alone, and neither publish nor keep what it shows.
@@ -72,7 +72,7 @@ def serve(blocks, host: str, port: int | None) -> None:
     print(f"open {address} in a browser; Ctrl-C ends the server", flush=True)
     if not is_loopback(host):
         print("every machine that reaches this one can use it; there is no password", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    Interruption()
     try:
         while True:
             time.sleep(1)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from networks import trained
+from query_networks import NARROW, SHALLOW
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -15,15 +16,7 @@ from utils.deploy import prepare_for_inference
 from utils.inference import predict_logits
 
 SIZE = (64, 96)
-OPTIONS = {
-    "embed_dims": (4, 8, 20, 32),
-    "expansions": (2, 2, 2, 2),
-    "depths": (1, 1, 2, 1),
-    "decoder_channels": 32,
-    "num_queries": 10,
-    "encoder_layers": 1,
-    "decoder_layers": 3,
-}
+OPTIONS = NARROW | SHALLOW | {"encoder_layers": 1, "decoder_layers": 3}
 
 
 @pytest.fixture(scope="module")
