@@ -293,6 +293,20 @@ class LinearFormerBlock(nn.Module):
         return F.relu(y, inplace=True) if self.residual_relu else y
 
 
+class Detail(nn.Module):
+    """Coarse features on the grid of fine ones: 1x1 each, added, ReLU, 3x3; not activated."""
+
+    def __init__(self, coarse_channels: int, fine_channels: int, channels: int) -> None:
+        super().__init__()
+        self.coarse = ConvBN(coarse_channels, channels, 1)
+        self.fine = ConvBN(fine_channels, channels, 1)
+        self.mix = ConvBN(channels, channels, 3)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        fine = self.fine(fine)
+        return self.mix(F.relu(fine + resize_like(self.coarse(coarse), fine), inplace=True))
+
+
 class RTLinearFormer(SegModel):
     """The dual-resolution network; any input size.
 
@@ -315,6 +329,8 @@ class RTLinearFormer(SegModel):
         fusion: how the head's input joins the high branch and the context: "add" or "cat".
         drop_path: rate of all residual branches of stages 4 and 5.
         dropout: share of channels that both heads drop before their last layer while training.
+        detail_channels: width in which the head takes up stage 1, so that its logits are at 1/4;
+            0 is without, at 1/8.
     """
 
     num_aux = 1
@@ -342,6 +358,7 @@ class RTLinearFormer(SegModel):
         fusion: str = "add",
         drop_path: float = 0.1,
         dropout: float = 0.0,
+        detail_channels: int = 0,
     ) -> None:
         super().__init__(num_classes)
         c = base_channels
@@ -389,8 +406,9 @@ class RTLinearFormer(SegModel):
         self.head = nn.Sequential(
             ConvBN(2 * c if fusion == "add" else 4 * c, head_channels, 3),
             DroppedReLU(dropout) if dropout else nn.ReLU(inplace=True),
-            nn.Conv2d(head_channels, num_classes, 1),
+            nn.Conv2d(detail_channels or head_channels, num_classes, 1),
         )
+        self.detail = Detail(head_channels, c, detail_channels) if detail_channels else None
         self.aux_head = SegHead(2 * c, head_channels, num_classes, dropout=dropout)
         kaiming_init(self, "fan_in")
         # Residual branches start small: from scratch the loss falls faster so.
@@ -408,8 +426,8 @@ class RTLinearFormer(SegModel):
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Main logits, and the high branch after stage 3, which the auxiliary head reads."""
-        x = F.relu(self.stage1(self.stem(x)), inplace=True)  # 1/4
-        x8 = self.stage2(x)  # 1/8
+        x4 = F.relu(self.stage1(self.stem(x)), inplace=True)  # 1/4
+        x8 = self.stage2(x4)  # 1/8
         low = self.stage3(x8 if self.residual_relu else F.relu(x8))
         low = F.relu(low, inplace=True)  # 1/16
         high3 = self.detail3(F.relu(x8 + resize_like(self.low_to_high3(low), x8), inplace=True))
@@ -417,7 +435,11 @@ class RTLinearFormer(SegModel):
         high, low = self.block5(high, low)
         context = resize_like(self.context(low), high)
         joined = context + high if self.fusion == "add" else torch.cat((high, context), 1)
-        return self.head(joined), high3
+        conv, act, classify = self.head
+        x = conv(joined)
+        if self.detail is not None:
+            x = self.detail(F.relu(x, inplace=True), x4)
+        return classify(act(x)), high3
 
 
 VARIANTS = {

@@ -14,7 +14,7 @@ from .errors import InputError
 from .records import atomic_write, sha256
 
 PART_BYTES = 15 << 20  # of a weight file; many places take files up to 16 MiB
-KEYS = {"runs": dict, "score": str, "notes": str}
+KEYS = {"runs": dict, "score": str, "lists": dict, "notes": str}
 RUN_KEYS = {
     "title": str, "cfg": list, "set": dict, "seeds": list, "minutes": (int, float), "score": str,
     "start": str, "weights": bool,
@@ -60,7 +60,7 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
         table: "score", the list that finished runs are scored on, once; "runs": name -> "title",
             "cfg" (files), "set" (KEY: value), "seeds", "minutes", a "score" of its own, "start"
             (an earlier row, whose weights it starts from), "weights" (false: the record alone is
-            kept); "notes", text for the page.
+            kept); "lists", list -> title, and "notes", text, both for the page.
         origin: the file it is from.
 
     Raises:

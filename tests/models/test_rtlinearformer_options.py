@@ -25,12 +25,14 @@ from models.weights.rtlinearformer import EARLIER, complete_options
         {"kv_pool_size": 4, "cross_head_dim": 32},
         {"low_to_high": (False, True), "high_to_low": (False, False), "drop_path": 0.0},
         {"low_to_high": (True, False), "high_to_low": (True, True), "context_channels": 64},
+        {"detail_channels": 16, "dropout": 0.1},
     ],
 )
 def test_options_build_and_change_the_network(options):
     model = build_model("rtlinearformer_slim", 4, **options)
     out = model.forward_train(torch.randn(2, 3, 64, 96))
-    assert out.logits.shape == out.aux[0].shape == (2, 4, 8, 12)
+    assert out.aux[0].shape == (2, 4, 8, 12)
+    assert out.logits.shape == ((2, 4, 16, 24) if "detail_channels" in options else (2, 4, 8, 12))
     out.logits.sum().backward()
     default = build_model("rtlinearformer_slim", 4)
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, default)]

@@ -372,7 +372,8 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     put(tmp_path / "results", *records)
     table = tmp_path / "results.yaml"
     runs = {"a": {}, "b": {}}
-    content = {"score": "200:204", "runs": runs, "notes": "## Tried\n"}
+    lists = {"7:9": "A few scenes"}
+    content = {"score": "200:204", "runs": runs, "lists": lists, "notes": "## Tried\n"}
     table.write_text(yaml.safe_dump(content))
     monkeypatch.setattr(sys, "argv", ["results_page.py", str(table)])
     assert page.main() == 0
@@ -380,10 +381,12 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     assert "| Plain | `pidnet_s` | 2 | 2 | 2.0 | Some CPU | 20.0 ± 0.0 | 53.0 ± 1.4 |" in text
     assert "| Plain | `pidnet_s` | 1 | 2 | 2.0 | Some CPU | 20.0 | 56.0 |" in text
     assert "| Plain | 90.0 ± 0.0 |  |" in text and text.endswith("## Tried\n")
-    main, other = text.split("## Scored on `7:9`")
-    assert "## Scored on `200:204`" in main and "Drawn" not in main
+    main, other = text.split("### A few scenes\n\nScored on `7:9`.")
+    assert "## 200:204\n\nScored on `200:204`." in main and "Drawn" not in main
     assert "Plain" not in other and "| Drawn | `pidnet_s`" in other
-    assert (tmp_path / "images/results_curves.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("curves", "parts"):
+        picture = (tmp_path / f"images/results_{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG") and f"](images/results_{name}.png)" in text
     monkeypatch.setattr(sys, "argv", ["results_page.py", str(table), "--check"])
     assert page.main() == 0
     (tmp_path / "results/a-2.json").unlink()

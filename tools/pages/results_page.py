@@ -9,6 +9,8 @@ import argparse
 import io
 import json
 import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from utils.records import atomic_file, atomic_write
 from utils.results import by_row, mean_and_spread, read_results
 
 DOCS = _init_paths.ROOT / "docs"
+CURVES, LATENCY, PARTS = "results_curves.png", "results_latency.png", "results_parts.png"
 HEAD = """# Results
 
 <!-- Written by tools/pages/results_page.py; edit that program. -->
@@ -51,30 +54,54 @@ def main() -> int:
     records.sort(key=lambda r: order.index(r["name"]))
     path = DOCS / "results.md"
     main_list = [r for r in records if r["scored"] == table["score"]]
-    text = "\n".join([HEAD, *sections(records, main_list), table.get("notes", "")]).rstrip() + "\n"
+    others = [r for r in records if r["scored"] != table["score"]]
+    titles = table.get("lists", {})
+    text = "\n".join([HEAD, *sections(main_list, others, titles), table.get("notes", "")])
+    text = text.rstrip() + "\n"
     if args.check:
         return int(not path.is_file() or path.read_text(encoding="utf-8") != text)
     atomic_write(path, text)
-    for name, draw in PICTURES.items():
-        if main_list:
+    for name, draw, shown in (
+        (CURVES, draw_curves, main_list),
+        (LATENCY, draw_latency, main_list),
+        (PARTS, partial(draw_parts, titles=titles), others),
+    ):
+        if shown:
             with atomic_file(DOCS / "images" / name) as stream:
-                stream.write(draw(main_list))
+                stream.write(draw(shown))
     print(f"wrote {path} from {len(records)} records")
     return 0
 
 
-def sections(records: list[dict[str, Any]], main_list: list[dict[str, Any]]) -> list[str]:
-    """The tables, those of every scored list apart; the pictures are of `main_list`."""
-    if not records:
-        return ["No run has been finished yet.\n"]
-    text = []
+def sections(
+    main_list: list[dict[str, Any]], others: list[dict[str, Any]], titles: Mapping[str, str]
+) -> list[str]:
+    """The tables, those of every scored list apart, `titles` by list; the table's own list has the
+    curves and the times."""
+    text = [] if main_list or others else ["No run has been finished yet.\n"]
     if main_list:
-        text.append("![Validation mIoU over training time](images/results_curves.png)\n")
-    for scored in dict.fromkeys(r["scored"] for r in main_list + records):
-        runs = [record for record in records if record["scored"] == scored]
-        text += [f"## Scored on `{scored}`\n", overview(runs)]
-        text += ["Every class:\n", classes(runs)]
-    return [*text, *accuracy_and_latency(main_list)]
+        text.append(f"![Validation mIoU over training time](images/{CURVES})\n")
+        text += tables(main_list, titles)
+        text += accuracy_and_latency(main_list)
+    if others:
+        text.append(f"## On other lists\n\n![Test mIoU of every run](images/{PARTS})\n")
+        text.append("Dots are runs, the line is their mean.\n")
+        for _, runs in by_list(others):
+            text += tables(runs, titles, level=3)
+    return text
+
+
+def by_list(records: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(list, the records that are scored on it)."""
+    for scored in dict.fromkeys(record["scored"] for record in records):
+        yield scored, [record for record in records if record["scored"] == scored]
+
+
+def tables(records: list[dict[str, Any]], titles: Mapping[str, str], level: int = 2) -> list[str]:
+    """Heading and both tables of records that are scored on one list."""
+    scored = records[0]["scored"]
+    heading = f"{'#' * level} {titles.get(scored, scored)}\n\nScored on `{scored}`.\n"
+    return [heading, overview(records), "Every class:\n", classes(records)]
 
 
 def overview(records: list[dict[str, Any]]) -> str:
@@ -120,7 +147,7 @@ def accuracy_and_latency(records: list[dict[str, Any]]) -> list[str]:
     if not points:
         return []
     text = (
-        "## Accuracy and time\n\n![Test mIoU over measured time](images/results_latency.png)\n\n"
+        f"## Accuracy and time\n\n![Test mIoU over measured time](images/{LATENCY})\n\n"
         "Times are those of [speed.md](speed.md) at 1024x512 on a CPU, up to the class map, in "
         "float32 by the faster of PyTorch's forms.\n"
     )
@@ -179,22 +206,43 @@ def draw_latency(records: list[dict[str, Any]]) -> bytes:
     return _png(figure)
 
 
+def draw_parts(records: list[dict[str, Any]], titles: Mapping[str, str]) -> bytes:
+    """Test mIoU of every run, a panel for every scored list, a line of dots for every row."""
+    panels = [(scored, list(by_row(runs))) for scored, runs in by_list(records)]
+    heights = [len(rows) for _, rows in panels]
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(7, 0.9 * len(panels) + 0.3 * sum(heights)), layout="constrained")
+        grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (scored, rows) in zip(grid, panels, strict=True):
+        for place, (_, runs) in enumerate(rows):
+            found = [100 * run["test"]["mIoU"] for run in runs]
+            axes.plot(found, [place] * len(found), "o", color="C0", alpha=0.6)
+            axes.plot([sum(found) / len(found)] * 2, [place - 0.3, place + 0.3], color="C0")
+        axes.set_yticks(range(len(rows)), [runs[-1]["title"] for _, runs in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel("test mIoU, %")
+        axes.set_title(titles.get(scored, scored), fontsize=9, loc="left")
+        _calm(axes)
+    return _png(figure)
+
+
 def _axes():
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
+    _calm(axes)
+    return figure, axes
+
+
+def _calm(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    return figure, axes
 
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()
-
-
-PICTURES = {"results_curves.png": draw_curves, "results_latency.png": draw_latency}
 
 
 if __name__ == "__main__":
