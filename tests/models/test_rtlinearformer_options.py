@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
-from test_rtlinearformer import narrow
+import torch.nn.functional as F
+from test_rtlinearformer import narrow, randomise
 
-from models import build_model
+from models import build_model, fuse
 from models.weights import load_weights, read_checkpoint
 from models.weights.rtlinearformer import EARLIER, complete_options
 
@@ -37,6 +38,22 @@ def test_options_build_and_change_the_network(options):
     default = build_model("rtlinearformer_slim", 4)
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, default)]
     assert sizes[0] != sizes[1] or "kv_pool_size" in options
+
+
+def test_logits_at_a_quarter_hold_both_grids():
+    """Formula of the head with detail: the fused network, and the wide and the fine features."""
+    model = randomise(narrow(detail_channels=8)).double()
+    x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    seen = {}
+    model.stage1.register_forward_hook(lambda _, __, out: seen.update(fine=out.clone()))
+    model.head[0].register_forward_hook(lambda _, __, out: seen.update(coarse=out.clone()))
+    with torch.no_grad():
+        logits = model(x)
+        torch.testing.assert_close(fuse(model)(x), logits)
+        coarse = model.detail.coarse(seen["coarse"].relu())
+        coarse = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+        joined = (coarse + model.detail.fine(seen["fine"].relu())).relu()
+        torch.testing.assert_close(model.head[2](model.detail.mix(joined).relu()), logits)
 
 
 @pytest.mark.parametrize(

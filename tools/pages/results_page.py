@@ -35,9 +35,9 @@ Everything on this page was trained and scored by one command, which trains what
     python tools/results.py docs/results.yaml
 
 mIoU in percent, one scale, no flip, whole images. The weights of every run are those that its
-validation list has chosen, in half precision; the list named above a table was scored once, at the
-end. Several seeds: mean and sample standard deviation. Minutes are those of training, without
-scoring, on the machine named.
+validation list has chosen (of "train + val", which trains on that list, too: the last), in half
+precision; the list named above a table was scored once, at the end. Several seeds: mean and sample
+standard deviation. Minutes are those of training, without scoring, on the machine named.
 """
 
 
@@ -188,7 +188,7 @@ def draw_curves(records: list[dict[str, Any]]) -> bytes:
                 if e["miou"] is not None
             ]
             label = run["title"] if number == 0 else None
-            axes.plot(*zip(*scored, strict=True), color=f"C{place % 10}", label=label)
+            axes.plot(*zip(*scored, strict=True), ".-", color=f"C{place % 10}", label=label)
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("validation mIoU, %")
     axes.legend(fontsize=8, frameon=False, loc="lower right")

@@ -63,6 +63,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "3x3 of three quarters": _LEAN | {"expansion": (0.75, 2.0)},
     "3x3 in both branches": _LEAN | {"feed_forward": "conv", "expansion": 0.5},
     "branches side by side": _LEAN | {"fusion": "cat"},
+    "logits at 1/4": _LEAN | {"detail_channels": 0.5},
 }
 CHOSEN = "one exchange"
 
@@ -97,13 +98,13 @@ def main() -> int:
 
 
 def build(name: str, width: str) -> torch.nn.Module:
-    """The fused network of a shape, or RTFormer; `attention_channels` is a share of its own."""
+    """The fused network of a shape, or RTFormer; some options are shares of the usual width."""
     if name == "rtformer":
         return fuse(build_model(f"rtformer_{width}", CLASSES))
     options = dict(SHAPES[name])
-    if "attention_channels" in options:
-        full = {"base": 128, "slim": 64}[width]
-        options["attention_channels"] = round(full * options["attention_channels"])
+    full = {"base": 128, "slim": 64}[width]
+    for key in {"attention_channels", "detail_channels"} & options.keys():
+        options[key] = round(full * options[key])
     return fuse(build_model(f"rtlinearformer_{width}", CLASSES, **options))
 
 
