@@ -6,8 +6,8 @@
 
 The first command counts all shapes, predicts their time on a card (pages/kernel_model.py) and
 measures them on this CPU: all in turn in one process, in CPU time of the process with two threads
-that do not spin, so that other programs disturb it little. The second adds the scores of training
-runs. Both change docs/records/shapes.json; the third writes the page from it.
+that do not spin, so that other programs disturb it little; other CPUs' times stay. The second adds
+the scores of training runs. Both change docs/records/shapes.json; the third writes the page.
 """
 
 import argparse
@@ -80,9 +80,12 @@ def main() -> int:
     args = parser.parse_args()
     record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
     if args.measure:
-        record |= measure(args.rounds)
-        record["command"] = shlex.join(["python", "tools/pages/shapes.py", *sys.argv[1:]])
-        record["environment"] = environment()
+        record |= {"size": SIZE, "cpu_size": CPU_SIZE}
+        record["networks"], speeds = measure(args.rounds)
+        facts = environment()
+        command = shlex.join(["python", "tools/pages/shapes.py", *sys.argv[1:]])
+        found = {"command": command, "environment": facts, "networks": speeds}
+        record.setdefault("cpus", {})[facts["device"]] = found
     if args.trained:
         name, *folders = args.trained
         if name not in SHAPES:
@@ -108,18 +111,16 @@ def build(name: str, width: str) -> torch.nn.Module:
     return fuse(build_model(f"rtlinearformer_{width}", CLASSES, **options))
 
 
-def measure(rounds: int) -> dict[str, Any]:
+def measure(rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Counts and predictions of all shapes, and their times on this CPU."""
-    found: dict[str, Any] = {"size": SIZE, "cpu_size": CPU_SIZE, "networks": {}}
+    counts: dict[str, Any] = {}
+    times: dict[str, Any] = {}
     torch.set_num_threads(2)
     for width in WIDTHS:
         models = {name: build(name, width) for name in ("rtformer", *SHAPES)}
-        rows = {name: count(model) for name, model in models.items()}
-        for kind, dtype in CPU_DTYPES.items():
-            for name, ratio in cpu_times(models, dtype, rounds).items():
-                rows[name]["cpu"] = rows[name].get("cpu", {}) | {kind: ratio}
-        found["networks"][width] = rows
-    return found
+        counts[width] = {name: count(model) for name, model in models.items()}
+        times[width] = {k: cpu_times(models, dtype, rounds) for k, dtype in CPU_DTYPES.items()}
+    return counts, times
 
 
 def count(model: torch.nn.Module) -> dict[str, Any]:
