@@ -294,7 +294,11 @@ class LinearFormerBlock(nn.Module):
 
 
 class Detail(nn.Module):
-    """Coarse features on the grid of fine ones: 1x1 each, added, ReLU, 3x3; not activated."""
+    """Coarse features on the grid of fine ones: 1x1 each, added, ReLU, 3x3; not activated.
+
+    coarse: N, coarse_channels, h, w; fine: N, fine_channels, H, W, with any H and W; N, channels,
+    H, W.
+    """
 
     def __init__(self, coarse_channels: int, fine_channels: int, channels: int) -> None:
         super().__init__()
@@ -361,6 +365,8 @@ class RTLinearFormer(SegModel):
         detail_channels: int = 0,
     ) -> None:
         super().__init__(num_classes)
+        if detail_channels < 0:
+            raise InputError(f"detail_channels is {detail_channels}; accepted: 0 or more")
         c = base_channels
         for width, dim in ((attention_channels, attention_head_dim), (2 * c, cross_head_dim)):
             if width % dim:
@@ -409,6 +415,7 @@ class RTLinearFormer(SegModel):
             nn.Conv2d(detail_channels or head_channels, num_classes, 1),
         )
         self.detail = Detail(head_channels, c, detail_channels) if detail_channels else None
+        self.output_stride = 4 if detail_channels else 8
         self.aux_head = SegHead(2 * c, head_channels, num_classes, dropout=dropout)
         kaiming_init(self, "fan_in")
         # Residual branches start small: from scratch the loss falls faster so.

@@ -133,6 +133,9 @@ def attempt(run: WantedRun, args: argparse.Namespace, end: float | None) -> str:
     if run.start:
         if run.start not in records:
             return f"left out, it starts from {run.start}, which is not done"
+        files = records[run.start]["weights"]["files"]
+        if missing := [name for name in files if not (args.state / name).is_file()]:
+            return f"left out, it starts from {args.state / missing[0]}, which is not here"
         join_file(records[run.start], args.state, start_file(run, settings, args.work))
     if not train(run, args, settings, end):
         return "stopped, what it has saved is kept; the same command goes on"

@@ -217,8 +217,9 @@ def close_epoch(
     run.end_epoch()
     if scores or run.finished or not plan.save_every:
         save(job, run, world, best=is_best)
-    if world.is_main:
-        plot_curve(log.metrics_file, job.folder / "curve.png", list_name(job.config, "TEST_SET"))
+        if world.is_main:
+            scored = list_name(job.config, "TEST_SET")
+            plot_curve(log.metrics_file, job.folder / "curve.png", scored)
 
 
 def summary(confusion: ConfusionMatrix) -> dict[str, Any]:

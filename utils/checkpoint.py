@@ -86,7 +86,8 @@ def check_belongs(
     if as_tuples(checkpoint["options"]) != as_tuples(options):
         raise InputError(
             f"{path} was trained with MODEL.OPTIONS {checkpoint['options']}; they are {options} "
-            "here and must be the same"
+            "here and must be the same. To start from its weights, train with it as "
+            "MODEL.PRETRAINED, and with MODEL.RESET for what differs"
         )
 
 

@@ -67,6 +67,9 @@ def wanted_runs(table: Mapping[str, Any], origin: str) -> list[WantedRun]:
         ValueError: something is missing, unknown or of another kind.
     """
     _check_keys(table, KEYS, {"runs", "score"}, origin)
+    for scored, title in table.get("lists", {}).items():
+        if not isinstance(scored, str) or not isinstance(title, str):
+            raise InputError(f"{origin}: lists has {scored!r}: {title!r}; both must be text")
     runs, seen = [], {}
     for name, row in table["runs"].items():
         where = f"{origin}, runs: {name}"
@@ -185,6 +188,11 @@ def by_row(records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[s
         rows.setdefault(key, []).append(record)
     for (name, _), found in rows.items():
         yield name, found
+
+
+def trains_on_validation(record: Mapping[str, Any]) -> bool:
+    """Whether a run has trained on its validation list, too, which then chooses nothing."""
+    return "trainval" in Path(record["settings"].get("DATASET.TRAIN_SET", "")).stem
 
 
 def mean_and_spread(values: Sequence[float | None]) -> str:

@@ -33,7 +33,8 @@ def test_options_build_and_change_the_network(options):
     model = build_model("rtlinearformer_slim", 4, **options)
     out = model.forward_train(torch.randn(2, 3, 64, 96))
     assert out.aux[0].shape == (2, 4, 8, 12)
-    assert out.logits.shape == ((2, 4, 16, 24) if "detail_channels" in options else (2, 4, 8, 12))
+    assert out.logits.shape == (2, 4, 64 // model.output_stride, 96 // model.output_stride)
+    assert model.output_stride == (4 if "detail_channels" in options else 8)
     out.logits.sum().backward()
     default = build_model("rtlinearformer_slim", 4)
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, default)]
@@ -65,6 +66,7 @@ def test_logits_at_a_quarter_hold_both_grids():
         ({"fusion": "mul"}, 'fusion is \'mul\'; it must be "add" or "cat"'),
         ({"context_norm": ""}, 'context_norm is \'\'; it must be "behind" or "front"'),
         ({"attention_channels": 40}, "40 attention channels do not divide into heads of 16"),
+        ({"detail_channels": -1}, "detail_channels is -1; accepted: 0 or more"),
         ({"cross_head_dim": 48}, "64 attention channels do not divide into heads of 48"),
     ],
 )

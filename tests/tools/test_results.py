@@ -133,6 +133,7 @@ def test_time_that_is_up_stops_a_run_with_its_checkpoint(place, run, tmp_path):
         ),
         ({"score": "a.lst", "runs": {"a": None}}, "is None"),
         ({"runs": {}}, "has no score"),
+        ({"score": "a.lst", "runs": {}, "lists": {429: "Few"}}, "lists has 429"),
         ({"score": "a.lst", "runs": {"a": {"cfg": [CFG], "minutes": True}}}, "minutes is True"),
     ],
     ids=str,
@@ -214,6 +215,14 @@ def test_a_record_is_of_the_weights_that_it_started_from(place, refuses, results
     refuses(words, "tools/results.py", *place(first=row, second=row | {"start": "first"}))
 
 
+def test_a_start_that_is_not_at_hand_is_left_out(place, run, results, tmp_path):
+    first = record_of(results, "first") | {"weights": {"sha256": "0", "files": ["first-304.pt"]}}
+    put(tmp_path / "state", first)
+    row = {"cfg": [CFG], "set": SMALL}
+    out = run("tools/results.py", *place(first=row, second=row | {"start": "first"})).stdout
+    assert "second-304: left out, it starts from" in out and "which is not here" in out
+
+
 def test_weights_that_are_not_at_hand_are_missed(results, tmp_path):
     record = record_of(results, "first") | {"weights": {"sha256": "0", "files": ["first-304.pt"]}}
     with pytest.raises(ValueError, match=r"first-304\.pt does not exist"):
@@ -222,7 +231,8 @@ def test_weights_that_are_not_at_hand_are_missed(results, tmp_path):
 
 
 def test_the_rows_of_the_documentation_can_be_compared(results, root):
-    """Lists have nothing in common, and rows of one score differ in no list and no crop."""
+    """Lists have nothing in common but where none chooses, and rows of one score differ in no list
+    and no crop."""
     table = results.read_table(root / "docs/results.yaml")
     seen = {}
     for run in wanted_runs(table, "docs/results.yaml"):
@@ -233,8 +243,10 @@ def test_the_rows_of_the_documentation_can_be_compared(results, root):
             assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans)), run.stem
         else:
             parts = [Path(text).stem for text in lists]
-            assert parts == ["train", "val", "test"], run.stem
-        rule = seen.setdefault(run.score, (lists, config.TRAIN.IMAGE_SIZE, config.TRAIN.BASE_SIZE))
+            chosen = config.TRAIN.EVAL_EVERY < 1000
+            assert parts == ["train" if chosen else "trainval", "val", "test"], run.stem
+        same = (run.score, lists[0]) if config.DATASET.DATASET == "camvid" else run.score
+        rule = seen.setdefault(same, (lists, config.TRAIN.IMAGE_SIZE, config.TRAIN.BASE_SIZE))
         assert rule == (lists, config.TRAIN.IMAGE_SIZE, config.TRAIN.BASE_SIZE), run.stem
 
 
@@ -367,11 +379,16 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     records += [record_of(results, "a", seed=3, set=SMALL | {"TRAIN.LR": 0.5})]
     records += [record_of(results, "b", score="7:9")]
     for record in records:
+        given = record["settings"].items()
+        record["settings"] = {k: v for k, v in given if not k.startswith("MODEL.OPTIONS")}
+    fine = {"MODEL.OPTIONS.detail_channels": 32, "DATASET.TRAIN_SET": "list/trainval.lst"}
+    records += [record_of(results, "c") | {"settings": fine}]
+    for record in records:
         record["test"] = record["test"] | {"mIoU": 0.5 + 0.02 * record["seed"] % 0.3}
-        record["title"] = {"a": "Plain", "b": "Drawn"}[record["name"]]
+        record["title"] = {"a": "Plain", "b": "Drawn", "c": "Fine"}[record["name"]]
     put(tmp_path / "results", *records)
     table = tmp_path / "results.yaml"
-    runs = {"a": {}, "b": {}}
+    runs = {name: {"cfg": [CFG]} for name in "abc"}
     lists = {"7:9": "A few scenes"}
     content = {"score": "200:204", "runs": runs, "lists": lists, "notes": "## Tried\n"}
     table.write_text(yaml.safe_dump(content))
@@ -380,6 +397,8 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     text = (tmp_path / "results.md").read_text()
     assert "| Plain | `pidnet_s` | 2 | 2 | 2.0 | Some CPU | 20.0 ± 0.0 | 53.0 ± 1.4 |" in text
     assert "| Plain | `pidnet_s` | 1 | 2 | 2.0 | Some CPU | 20.0 | 56.0 |" in text
+    assert "| Fine | `pidnet_s`, detail_channels 32 | 1 | 2 | 2.0 | Some CPU |  | 58.0 |" in text
+    assert "Runs without a validation score have trained on the validation list" in text
     assert "| Plain | 90.0 ± 0.0 |  |" in text and text.endswith("## Tried\n")
     main, other = text.split("### A few scenes\n\nScored on `7:9`.")
     assert "## 200:204\n\nScored on `200:204`." in main and "Drawn" not in main
@@ -393,7 +412,20 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     assert page.main() == 1
 
 
-KEPT = ("slim_recipe-304", "camvid/rtlinearformer_slim")  # record, and where its weights are
+def test_the_page_of_the_documentation_is_current(run):
+    run("tools/pages/results_page.py", "docs/results.yaml", "--check")
+
+
+def test_times_are_of_networks_without_options(results):
+    page = importlib.import_module("pages.results_page")
+    plain = record_of(results, "a") | {"title": "Plain"}
+    fine = plain | {"name": "b", "title": "Fine"}
+    fine["settings"] = plain["settings"] | {"MODEL.OPTIONS.detail_channels": 32}
+    plain["settings"] = {}
+    assert set(page.latency_points([plain, fine])) == {"Plain"}
+
+
+KEPT = ("slim_scenes-304", "camvid/rtlinearformer_slim")  # record, and where its weights are
 
 
 def test_the_weights_in_the_repository_are_those_of_their_record(root, monkeypatch):

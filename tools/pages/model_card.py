@@ -1,8 +1,8 @@
 """Put the weights of a finished run into pretrained_models/, with a card that its record fills.
 
-    python tools/pages/model_card.py slim_recipe-304 camvid/rtlinearformer_slim
+    python tools/pages/model_card.py slim_scenes-304 camvid/rtlinearformer_slim
 
-takes docs/results/slim_recipe-304.json and the weights beside it, and writes
+takes docs/results/slim_scenes-304.json and the weights beside it, and writes
 pretrained_models/camvid/rtlinearformer_slim.pt and .md. --check compares the card with the record.
 """
 

@@ -22,7 +22,13 @@ import yaml
 from matplotlib.figure import Figure
 
 from utils.records import atomic_file, atomic_write
-from utils.results import by_row, mean_and_spread, read_results
+from utils.results import (
+    by_row,
+    mean_and_spread,
+    read_results,
+    trains_on_validation,
+    wanted_runs,
+)
 
 DOCS = _init_paths.ROOT / "docs"
 CURVES, LATENCY, PARTS = "results_curves.png", "results_latency.png", "results_parts.png"
@@ -35,9 +41,12 @@ Everything on this page was trained and scored by one command, which trains what
     python tools/results.py docs/results.yaml
 
 mIoU in percent, one scale, no flip, whole images. The weights of every run are those that its
-validation list has chosen (of "train + val", which trains on that list, too: the last), in half
-precision; the list named above a table was scored once, at the end. Several seeds: mean and sample
-standard deviation. Minutes are those of training, without scoring, on the machine named.
+validation list has chosen, in half precision; the list named above a table was scored once, at the
+end. Several seeds: mean and sample standard deviation. Minutes are those of training, without
+scoring, on the machine named.
+"""
+NOT_CHOSEN = """Runs without a validation score have trained on the validation list, too, and keep
+their last weights.
 """
 
 
@@ -49,6 +58,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     table = yaml.safe_load(args.table.read_text(encoding="utf-8"))
+    wanted_runs(table, str(args.table))  # refuses what is none
     order = list(table["runs"])
     records = [r for r in read_results(DOCS / "results") if r["name"] in order]
     records.sort(key=lambda r: order.index(r["name"]))
@@ -79,6 +89,8 @@ def sections(
     """The tables, those of every scored list apart, `titles` by list; the table's own list has the
     curves and the times."""
     text = [] if main_list or others else ["No run has been finished yet.\n"]
+    if any(map(trains_on_validation, main_list + others)):
+        text.append(NOT_CHOSEN)
     if main_list:
         text.append(f"![Validation mIoU over training time](images/{CURVES})\n")
         text += tables(main_list, titles)
@@ -116,16 +128,22 @@ def overview(records: list[dict[str, Any]]) -> str:
         machines = ", ".join(dict.fromkeys(run["environment"]["device"] for run in runs))
         cells = (
             last["title"],
-            f"`{last['architecture']}`",
+            ", ".join([f"`{last['architecture']}`", *options(last)]),
             str(len(runs)),
             str(last["curve"][-1]["epoch"]),
             f"{minutes:.1f}",
             machines,
-            mean_and_spread([run["best"].get("miou") for run in runs]),
+            mean_and_spread([r["best"].get("miou") for r in runs if not trains_on_validation(r)]),
             mean_and_spread([run["test"]["mIoU"] for run in runs]),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def options(record: dict[str, Any]) -> list[str]:
+    """`name value` of every option of a run's network that is not the default."""
+    given = record["settings"].items()
+    return [f"{key.split('.')[-1]} {v}" for key, v in given if key.startswith("MODEL.OPTIONS.")]
 
 
 def classes(records: list[dict[str, Any]]) -> str:
@@ -155,7 +173,7 @@ def accuracy_and_latency(records: list[dict[str, Any]]) -> list[str]:
 
 
 def latency_points(records: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Row -> (milliseconds, test mIoU in percent)."""
+    """Row -> (milliseconds, test mIoU in percent), of networks without options, as times are."""
     times: dict[str, float] = {}
     for file in sorted((DOCS / "records").glob("speed_cpu*.json")):
         lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
@@ -169,14 +187,15 @@ def latency_points(records: list[dict[str, Any]]) -> dict[str, tuple[float, floa
             100 * sum(run["test"]["mIoU"] for run in runs) / len(runs),
         )
         for _, runs in by_row(records)
-        if runs[-1]["architecture"] in times
+        if runs[-1]["architecture"] in times and not options(runs[-1])
     }
 
 
 def draw_curves(records: list[dict[str, Any]]) -> bytes:
-    """Validation mIoU over minutes, a line for every run."""
+    """Validation mIoU over minutes, a line for every run that has not trained on that list."""
     figure, axes = _axes()
-    for place, (_, runs) in enumerate(by_row(records)):
+    shown = [record for record in records if not trains_on_validation(record)]
+    for place, (_, runs) in enumerate(by_row(shown)):
         for number, run in enumerate(runs):
             minutes, spent = [], 0.0
             for epoch in run["curve"]:

@@ -24,7 +24,8 @@ as long as a 3x3 convolution there; the cross attention brings the low branch to
 Times on a card are **predictions**: a list of the kernels that PyTorch launches, each with a floor
 and rates read off profiles on an H200 (`tools/pages/kernel_model.py`). "Joined" assumes that bias,
 residual sum and ReLU run within the convolution before them (`utils/fused_convolutions.py`), for
-RTFormer too. All rows are today's implementation. Speed is RTFormer's time over the row's.
+RTFormer too. Counts and predictions are of today's implementation. Speed is RTFormer's time over
+the row's.
 """
 NETWORKS = {"base": "RTLinearFormer-Base", "slim": "RTLinearFormer-Slim"}
 KINDS = ("tf32, joined", "fp16, joined", "tf32", "fp16")
@@ -102,8 +103,8 @@ def _cpus(record: dict[str, Any], chosen: str) -> str:
     """Measured speed beside RTFormer, on every CPU of the record."""
     high, wide = record["cpu_size"]
     machines = [
-        f"{name} ({found['environment']['cpu_threads']} threads, torch "
-        f"{found['environment']['torch']})"
+        f"{name}: {found['environment']['cpu_threads']} threads, torch "
+        f"{found['environment']['torch']}, commit {found['environment']['commit']}"
         for name, found in record["cpus"].items()
     ]
     lines = [
@@ -112,7 +113,7 @@ def _cpus(record: dict[str, Any], chosen: str) -> str:
         "",
         f"Speed, one image of {wide}x{high}, median ratio of the rounds: all networks in turn in "
         "one process, in CPU time of the process, which other programs disturb little. "
-        f"{'; '.join(machines)}.",
+        f"{'; '.join(machines)}. A machine without a number has not run that shape.",
     ]
     columns = [(name, kind) for name in record["cpus"] for kind in ("float32", "bf16")]
     for width, title in NETWORKS.items():
