@@ -7,12 +7,14 @@ and docs/export.md between the exports markers (the record of tools/pages/benchm
 Parameters and multiply-adds are counted from the registry's networks; published accuracy
 and speed are copied from docs/published.yaml; agreement with official code is read from
 docs/records/parity.json (tools/verify_parity.py tests/golden --json); files are those of
-pretrained_models/manifest.yaml. --check writes nothing and exits with 1 if a page is not up to
+pretrained_models/manifest.yaml; accuracy measured here is the best row of docs/results.yaml, by the
+records in docs/results/. --check writes nothing and exits with 1 if a page is not up to
 date.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from models import build_backbone, build_model, fuse, list_backbones, list_model
 from utils.benchmark import count_macs, count_parameters
 from utils.errors import InputError
 from utils.records import atomic_write
+from utils.results import by_row, mean_and_spread, read_results
 
 SIZE = (1024, 2048)
 CLASSES = 19
@@ -73,16 +76,16 @@ def replace_table(text: str, name: str, table: str, page: str) -> str:
 def zoo_table() -> str:
     """Markdown table of all architectures, and of backbones that stand alone, cheapest first."""
     published = yaml.safe_load((DOCS / "published.yaml").read_text("utf-8"))
-    verified = verified_architectures()
+    verified, scored = verified_architectures(), measured_scores()
     alone = [name for name in list_backbones() if name not in list_models()]
     unknown = sorted(set(published) - set(list_models()) - set(alone))
     if unknown:
         raise InputError(f"docs/published.yaml names {', '.join(unknown)}, which is not registered")
     head = [
         "| Architecture | Parameters, M | MACs, G | Agrees with official code to "
-        "| Cityscapes val, published | CamVid test, published | ADE20K val, published "
-        "| FPS, published | Sources |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|---|",
+        "| CamVid test, measured here | Cityscapes val, published | CamVid test, published "
+        "| ADE20K val, published | FPS, published | Sources |",
+        f"|---|{'--:|' * 8}---|",
     ]
     rows = []
     for name in sorted([*list_models(), *alone]):
@@ -98,12 +101,26 @@ def zoo_table() -> str:
             f"{count_parameters(deployed) / 1e6:.2f}",
             f"{macs / 1e9:.1f}",
             verified.get(name, ""),
+            scored.get(name, ""),
             *(facts.get(dataset, "") for dataset in ("cityscapes", "camvid", "ade20k")),
             " ".join(filter(None, (str(fps.get("value", "")), fps.get("hardware", "")))),
             "; ".join(sources),
         )
         rows.append((macs, f"| {' | '.join(map(str, cells))} |"))
     return "\n".join([*head, *(row for _, row in sorted(rows))])
+
+
+def measured_scores() -> dict[str, str]:
+    """Architecture -> the best row's mIoU on the list that docs/results.yaml scores, in percent."""
+    table = yaml.safe_load((DOCS / "results.yaml").read_text("utf-8"))
+    records = [r for r in read_results(DOCS / "results") if r["scored"] == table["score"]]
+    best: dict[str, tuple[float, str]] = {}
+    for _, runs in by_row(records):
+        scores = [run["test"]["mIoU"] for run in runs]
+        row = statistics.mean(scores), f"[{mean_and_spread(scores)}](docs/results.md)"
+        name = runs[0]["architecture"]
+        best[name] = max(row, best.get(name, row))
+    return {name: text for name, (_, text) in best.items()}
 
 
 def verified_architectures() -> dict[str, str]:
