@@ -221,6 +221,7 @@ def draw_latency(records: list[dict[str, Any]]) -> bytes:
         axes.plot(milliseconds, miou, "o")
         axes.annotate(title, (milliseconds, miou), (4, 4), textcoords="offset points")
     axes.set_xlabel("class map of 512x1024, float32, CPU, ms")
+    axes.set_xlim(left=0)
     axes.set_ylabel("test mIoU, %")
     return _png(figure)
 
