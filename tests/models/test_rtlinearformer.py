@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model, fuse
-from models.rtlinearformer import EPS, ChannelAttention, CrossAttention, Scale, focus
+from models.linear_attention import EPS, ChannelAttention, CrossAttention, Scale, focus
 from models.weights.rtlinearformer import EARLIER
 
 NAMES = ["rtlinearformer_base", "rtlinearformer_slim"]

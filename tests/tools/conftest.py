@@ -1,5 +1,6 @@
 """Trained networks of seconds."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +43,9 @@ def weights(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "weights"
 
     return write
+
+
+@pytest.fixture(scope="module")
+def results():
+    """The module tools/results.py."""
+    return importlib.import_module("results")

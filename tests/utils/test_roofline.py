@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import build_model, fuse
-from models.rtlinearformer import Scale
+from models.linear_attention import Scale
 from utils.benchmark import count_macs
 from utils.errors import InputError
 from utils.roofline import (
