@@ -190,6 +190,12 @@ def by_row(records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[s
         yield name, found
 
 
+def network_options(record: Mapping[str, Any]) -> list[str]:
+    """`name value` of every option of a run's network that is not the default."""
+    given = record["settings"].items()
+    return [f"{key.split('.')[-1]} {v}" for key, v in given if key.startswith("MODEL.OPTIONS.")]
+
+
 def trains_on_validation(record: Mapping[str, Any]) -> bool:
     """Whether a run has trained on its validation list, too, which then chooses nothing."""
     return "trainval" in Path(record["settings"].get("DATASET.TRAIN_SET", "")).stem

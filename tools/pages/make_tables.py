@@ -8,8 +8,7 @@ Parameters and multiply-adds are counted from the registry's networks; published
 and speed are copied from docs/published.yaml; agreement with official code is read from
 docs/records/parity.json (tools/verify_parity.py tests/golden --json); files are those of
 pretrained_models/manifest.yaml; accuracy measured here is the best row of docs/results.yaml, by the
-records in docs/results/. --check writes nothing and exits with 1 if a page is not up to
-date.
+records in docs/results/. --check writes nothing and exits with 1 if a page is not up to date.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from models import build_backbone, build_model, fuse, list_backbones, list_model
 from utils.benchmark import count_macs, count_parameters
 from utils.errors import InputError
 from utils.records import atomic_write
-from utils.results import by_row, mean_and_spread, read_results
+from utils.results import by_row, mean_and_spread, network_options, read_results
 
 SIZE = (1024, 2048)
 CLASSES = 19
@@ -111,11 +110,12 @@ def zoo_table() -> str:
 
 
 def measured_scores() -> dict[str, str]:
-    """Architecture -> the best row's mIoU on the list that docs/results.yaml scores, in percent."""
+    """Architecture -> the best row's mIoU on the list that docs/results.yaml scores, in percent;
+    networks with options are not those that the table counts."""
     table = yaml.safe_load((DOCS / "results.yaml").read_text("utf-8"))
     records = [r for r in read_results(DOCS / "results") if r["scored"] == table["score"]]
     best: dict[str, tuple[float, str]] = {}
-    for _, runs in by_row(records):
+    for _, runs in by_row([record for record in records if not network_options(record)]):
         scores = [run["test"]["mIoU"] for run in runs]
         row = statistics.mean(scores), f"[{mean_and_spread(scores)}](docs/results.md)"
         name = runs[0]["architecture"]

@@ -25,6 +25,7 @@ from utils.records import atomic_file, atomic_write
 from utils.results import (
     by_row,
     mean_and_spread,
+    network_options,
     read_results,
     trains_on_validation,
     wanted_runs,
@@ -128,7 +129,7 @@ def overview(records: list[dict[str, Any]]) -> str:
         machines = ", ".join(dict.fromkeys(run["environment"]["device"] for run in runs))
         cells = (
             last["title"],
-            ", ".join([f"`{last['architecture']}`", *options(last)]),
+            ", ".join([f"`{last['architecture']}`", *network_options(last)]),
             str(len(runs)),
             str(last["curve"][-1]["epoch"]),
             f"{minutes:.1f}",
@@ -138,12 +139,6 @@ def overview(records: list[dict[str, Any]]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def options(record: dict[str, Any]) -> list[str]:
-    """`name value` of every option of a run's network that is not the default."""
-    given = record["settings"].items()
-    return [f"{key.split('.')[-1]} {v}" for key, v in given if key.startswith("MODEL.OPTIONS.")]
 
 
 def classes(records: list[dict[str, Any]]) -> str:
@@ -187,7 +182,7 @@ def latency_points(records: list[dict[str, Any]]) -> dict[str, tuple[float, floa
             100 * sum(run["test"]["mIoU"] for run in runs) / len(runs),
         )
         for _, runs in by_row(records)
-        if runs[-1]["architecture"] in times and not options(runs[-1])
+        if runs[-1]["architecture"] in times and not network_options(runs[-1])
     }
 
 
