@@ -37,10 +37,15 @@ _MOVED = {
 }
 
 
-def get_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> CfgNode:
+def get_config(
+    paths: str | Path | Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    origin: str = COMMAND_LINE,
+) -> CfgNode:
     """The frozen configuration of one or several yaml files with KEY VALUE pairs on top.
 
-    What a later file sets, its bases included, replaces what earlier ones do.
+    What a later file sets, its bases included, replaces what earlier ones do. `origin` is where
+    the pairs are from.
 
     Raises:
         ValueError: unknown key, value of the wrong type or out of range; names its origin.
@@ -58,11 +63,11 @@ def get_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[str
                     f"config {path} goes on top of another: --cfg NETWORK.yaml --cfg {path}"
                 )
             _merge(config, content, "", str(source), origins)
-    for key, text in _pairs(overrides):
+    for key, text in _pairs(overrides, origin):
         content: Any = text
         for part in reversed(key.split(".")):
             content = {part: content}
-        _merge(config, content, "", COMMAND_LINE, origins)
+        _merge(config, content, "", origin, origins)
     expand_paths(config, origins)
     check(config, origins)
     config.freeze()
@@ -73,7 +78,7 @@ def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [paths] if isinstance(paths, (str, Path)) else list(paths)
 
 
-def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(words: Sequence[str], origin: str) -> list[tuple[str, str]]:
     """KEY VALUE pairs. Raises ValueError with the cure where it is something else."""
     for at, key in list(enumerate(words))[::2]:
         name, equals, value = key.partition("=")
@@ -82,12 +87,12 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
             equals, value = "=", after.pop(0)[1:]
         if equals:
             pair = f"{(meant(name) or [name])[0]} {shlex.quote(value or after[0])}"
-            raise InputError(f"{COMMAND_LINE}: {key} is no KEY with a VALUE after it; write {pair}")
+            raise InputError(f"{origin}: {key} is no KEY with a VALUE after it; write {pair}")
         if key.lower().endswith((".yaml", ".yml")):
-            raise InputError(f"{COMMAND_LINE}: {key} is a file; write --cfg {shlex.quote(key)}")
+            raise InputError(f"{origin}: {key} is a file; write --cfg {shlex.quote(key)}")
     if len(words) % 2:
         raise InputError(
-            f"{COMMAND_LINE}: {words[-1]!r} stands alone; overrides come in pairs KEY VALUE, "
+            f"{origin}: {words[-1]!r} stands alone; overrides come in pairs KEY VALUE, "
             'with a space between (quote tuples: GPUS "(0,1)")'
         )
     return list(zip(words[::2], words[1::2], strict=True))

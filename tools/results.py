@@ -7,10 +7,12 @@ The table names configurations, settings and seeds, the most important run first
 one record (scores, curve, settings, digest of the weights, machine) and its weights in half
 precision, which are what is scored, in --state; what has a record there is not trained again, so
 that minutes on several machines add up. A record of other settings than the table's is refused.
---row takes one alone. --minutes leaves out runs that would take longer by the table, unless they
-have been begun, and stops the last one with its checkpoint saved: the same command goes on where
-its run folder still is. The test list is scored once per run, with the weights that the validation
-list has chosen. Where a run fails the next one follows, and the exit status tells.
+--row takes one alone, or several where it is repeated. --minutes leaves out runs that would take
+longer by the table, unless they have been begun, and stops the last one with its checkpoint saved:
+the same command goes on where its run folder still is. A run that starts from weights which are not
+here is left out, too, and refused where --row names it. The test list is scored once per run, with
+the weights that the validation list has chosen. Where a run fails the next one follows, and the
+exit status tells. The page is written where --state is the repository's own.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from checks import check_test_batch
 
 from configs import get_config
 from configs.loader import changed_keys, run_folder
+from datasets import quick_check
 from models.weights import read_checkpoint
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
@@ -86,24 +89,49 @@ def chosen(runs: list[WantedRun], args: argparse.Namespace) -> list[WantedRun]:
     names = list(dict.fromkeys(run.name for run in runs))
     if unknown := [name for name in args.row or () if name not in names]:
         raise InputError(f"--row {unknown[0]}: no such row; accepted: {', '.join(names)}")
+    if alone := [word for word in args.opts[::2] if word in names]:
+        raise InputError(f"{alone[0]} is a row of {args.table}; write --row {alone[0]}")
     return [run for run in runs if args.row is None or run.name in args.row]
 
 
 def check(runs: Sequence[WantedRun], args: argparse.Namespace) -> None:
-    """Raise ValueError where a setting is wrong, a list cannot be scored, or a record is of other
-    settings than its run."""
+    """Raise ValueError where a setting is wrong, a list cannot be scored, a record is of other
+    settings than its run, or a run that --row names has nothing to start from."""
+    for run in runs:
+        get_config(list(run.cfg), run.settings, f"{args.table}, runs: {run.name}")
     settings = {run.stem: settings_of(run, args) for run in runs}
     require_folder(args.state, "--state")
     records = {stem_of(record): record for record in read_results(args.state)}
+    stems = [run.stem for run in runs]
     for run in runs:
         if record := records.get(run.stem):
             refuse_others(run, record["settings"], settings[run.stem], args.state)
             continue
+        problem = start_problem(run, records, args.state)
+        if args.row and problem and (run.start in records or run.start not in stems):
+            raise InputError(f"{run.stem} {problem}")
         config = get_config(list(run.cfg), [*run.settings, *args.opts, *scored_on(run)])
         dataset = build_dataset(config, train=False)
         if not dataset.labelled:
             raise InputError(f"{run.stem}: score {run.score} names no labels")
+        quick_check(dataset)
         check_test_batch(config, dataset)
+
+
+def start_problem(run: WantedRun, records: dict[str, dict[str, Any]], state: Path) -> str | None:
+    """What keeps a run from its start, and how to get it; None if nothing does."""
+    if not run.start:
+        return None
+    row = run.start.rpartition("-")[0]
+    if run.start not in records:
+        return f"starts from {run.start}, which is not done; --row {row} trains it"
+    files = records[run.start]["weights"]["files"]
+    if missing := [name for name in files if not (state / name).is_file()]:
+        return (
+            f"starts from {state / missing[0]}, which is not here; bring it from where it was "
+            f"trained, or train both elsewhere: --row {row} --row {run.name} --state FOLDER"
+        )
+    return None
 
 
 def refuse_others(run: WantedRun, then: dict[str, Any], now: dict[str, Any], state: Path) -> None:
@@ -129,13 +157,11 @@ def attempt(run: WantedRun, args: argparse.Namespace, end: float | None) -> str:
     begun = (folder / "last.pt").is_file()
     needed = 0 if begun else run.minutes or config.TRAIN.MINUTES
     if left <= 0 or (end is not None and needed > math.ceil(left)):
-        return f"left out, {max(0, left):.1f} minutes are left"
+        takes = f" of the {needed:g} that it takes" if needed else ""
+        return f"left out, {max(0, left):.1f} minutes are left{takes}"
+    if problem := start_problem(run, records, args.state):
+        return f"left out, it {problem}"
     if run.start:
-        if run.start not in records:
-            return f"left out, it starts from {run.start}, which is not done"
-        files = records[run.start]["weights"]["files"]
-        if missing := [name for name in files if not (args.state / name).is_file()]:
-            return f"left out, it starts from {args.state / missing[0]}, which is not here"
         join_file(records[run.start], args.state, start_file(run, settings, args.work))
     if not train(run, args, settings, end):
         return "stopped, what it has saved is kept; the same command goes on"
@@ -147,6 +173,8 @@ def read_table(path: Path) -> dict[str, Any]:
     """The content of a table's file. Raises ValueError where it is none."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the table {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -317,16 +345,23 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", type=Path, help="such as docs/results.yaml")
-    parser.add_argument("--row", metavar="NAME", action="append", help="may be repeated; all")
+    parser.add_argument("table", type=Path, nargs="?", help="such as docs/results.yaml")
+    parser.add_argument("--row", metavar="NAME", action="append", help="train it; may be repeated")
     parser.add_argument("--minutes", type=float, help="end after so long; the table's order counts")
     parser.add_argument(
-        "--state", type=Path, default=STATE, help="records and weights of finished runs"
+        "--state",
+        type=Path,
+        default=STATE,
+        help="records and weights of finished runs (docs/results)",
     )
-    parser.add_argument("--work", type=Path, default=WORK, help="run folders, checkpoints")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help=f"run folders, checkpoints ({WORK.as_posix()})"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings of every run")
     args = parser.parse_intermixed_args()
-    if args.minutes is not None and args.minutes <= 0:
+    if args.table is None:
+        raise InputError("no table is named; docs/results.yaml is one")
+    if args.minutes is not None and not 0 < args.minutes < math.inf:
         raise InputError(f"--minutes is {args.minutes:g}; accepted: above 0")
     args.state, args.work = args.state.resolve(), args.work.resolve()
     return args

@@ -124,8 +124,9 @@ def test_a_table_that_is_none_is_refused(table, words):
 
 
 def test_a_wrong_setting_is_refused_before_anything_is_trained(place, refuses, tmp_path):
-    good, bad = {"cfg": [CFG], "set": SMALL}, {"cfg": [CFG], "set": {"TRAIN.EPOCHS": 2}}
-    refuses(["TRAIN.EPOCHS"], "tools/results.py", *place(good=good, bad=bad))
+    good, bad = {"cfg": [CFG], "set": SMALL}, {"cfg": [CFG], "set": {"TRAIN.LR": "high"}}
+    words = ["table.yaml, runs: bad: TRAIN.LR is 'high'"]
+    refuses(words, "tools/results.py", *place(good=good, bad=bad))
     assert not (tmp_path / "work").exists() and not (tmp_path / "state").exists()
 
 
@@ -170,12 +171,41 @@ def test_a_record_is_of_the_weights_that_it_started_from(place, refuses, results
     refuses(words, "tools/results.py", *place(first=row, second=row | {"start": "first"}))
 
 
-def test_a_start_that_is_not_at_hand_is_left_out(place, run, results, tmp_path):
+def test_a_start_that_is_not_at_hand_is_left_out(place, call, results, tmp_path):
+    """Where a row asks for it by name, before anything is trained and with a status that tells."""
+    row = {"cfg": [CFG], "set": SMALL}
+    words = place(first=row, second=row | {"start": "first"})
+    told = call("tools/results.py", *words, "--row", "second", status=2).stderr
+    assert "first-304, which is not done; --row first trains it" in told
     first = record_of(results, "first") | {"weights": {"sha256": "0", "files": ["first-304.pt"]}}
     put(tmp_path / "state", first)
-    row = {"cfg": [CFG], "set": SMALL}
-    out = run("tools/results.py", *place(first=row, second=row | {"start": "first"})).stdout
+    out = call("tools/results.py", *words).stdout
     assert "second-304: left out, it starts from" in out and "which is not here" in out
+    told = call("tools/results.py", *words, "--row", "second", status=2).stderr
+    assert "--row first --row second --state FOLDER" in told
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], ["no table"]),
+        (["gone.yaml"], ["the table gone.yaml", "No such file"]),
+        (["docs"], ["the table docs", "directory"]),
+        (["docs/results.yaml", "--minutes", "nan"], ["--minutes is nan"]),
+        (["docs/results.yaml", "--row", "scenes", "slim_scenes"], ["write --row slim_scenes"]),
+    ],
+    ids=str,
+)
+def test_a_command_that_cannot_be_meant_is_refused(given, words, refuses):
+    refuses(words, "tools/results.py", *given)
+
+
+def test_data_that_is_elsewhere_is_missed_by_its_setting(place, refuses, tmp_path):
+    camvid = {"cfg": ["configs/camvid/rtlinearformer_slim_camvid_360x480.yaml"], "set": {}}
+    camvid["score"] = "list/camvid/test.lst"
+    words = [f"DATASET.ROOT {tmp_path / 'gone'} does not exist"]
+    refuses(words, "tools/results.py", *place(a=camvid), "DATASET.ROOT", tmp_path / "gone")
 
 
 def test_weights_that_are_not_at_hand_are_missed(results, tmp_path):
@@ -201,7 +231,7 @@ def test_settings_have_a_work_folder_of_their_own(results):
     ("minutes", "table", "begun", "outcome"),
     [
         (70, 70, False, "trained"),
-        (70, 71, False, "left out, 70.0 minutes"),
+        (70, 71, False, "left out, 70.0 minutes are left of the 71 that it takes"),
         (10, 70, False, "left out"),
         (10, 70, True, "trained"),
         (None, 1000, False, "trained"),
@@ -236,7 +266,7 @@ def test_what_fails_does_not_end_the_table(place, call, results, tmp_path):
     put(tmp_path / "state", record_of(results, "last", seed=7))
     done = call("tools/results.py", *arguments, status=1)
     assert "bad-304: failed: training ended with status 2" in done.stdout
-    assert "after-304: left out, it starts from bad-304, which is not done\n" in done.stdout
+    assert "after-304: left out, it starts from bad-304, which is not done" in done.stdout
     assert "stopped" not in done.stdout and "last-7: done" in done.stdout
     assert "not done: bad-304" in done.stderr and "Traceback" not in done.stderr
 

@@ -23,6 +23,8 @@ from utils.results import join_file
 RESULTS = _init_paths.ROOT / "docs/results"
 FOLDER = _init_paths.ROOT / "pretrained_models"
 DATASETS = {"camvid": "CamVid"}  # whose terms the card states
+PREDICT = "python tools/predict.py pretrained_models/{} photographs/ --out output/predicted"
+TRAIN = "python tools/results.py docs/results.yaml {} --state output/results"
 CARD = """# {name}
 
 <!-- Written by tools/pages/model_card.py; edit that program. -->
@@ -31,7 +33,14 @@ CARD = """# {name}
 are in `{file}`, which needs nothing else:
 
 ```bash
-python tools/predict.py pretrained_models/{path} photographs/ --out output/predicted
+{predict}
+```
+
+`--short-side` brings photographs to the size that it has learnt from; larger ones come out worse
+without. Images of your own ([docs/your_own_data.md](../../docs/your_own_data.md)) start from it by
+
+```text
+MODEL.PRETRAINED pretrained_models/{path} MODEL.RESET "('head','aux_head')"{options}
 ```
 
 | | |
@@ -45,8 +54,12 @@ python tools/predict.py pretrained_models/{path} photographs/ --out output/predi
 
 IoU of the classes, %: {classes}.
 
-`python tools/results.py docs/results.yaml --row {row}` trains it again, where docs/results/ has no
-record of it; other machines round otherwise, so that it ends near this score, not at these bits.
+This trains it again; other machines round otherwise, so that it ends near this score, not at these
+bits:
+
+```bash
+{train}
+```
 
 ## What it is for
 
@@ -72,7 +85,8 @@ def main() -> int:
     args = parser.parse_args()
     record = json.loads((RESULTS / f"{args.run}.json").read_text(encoding="utf-8"))
     card = FOLDER / f"{args.target}.md"
-    text = fill(record, f"{args.target}.pt")
+    table = yaml.safe_load(RESULTS.with_suffix(".yaml").read_text(encoding="utf-8"))
+    text = fill(record, f"{args.target}.pt", table)
     if args.check:
         return int(not card.is_file() or card.read_text(encoding="utf-8") != text)
     join_file(record, RESULTS, FOLDER / f"{args.target}.pt")
@@ -81,11 +95,15 @@ def main() -> int:
     return 0
 
 
-def fill(record: dict[str, Any], path: str) -> str:
-    """The card of a record of `tools/results.py`."""
+def fill(record: dict[str, Any], path: str, table: dict[str, Any]) -> str:
+    """The card of a record of `tools/results.py` by a row of `table`."""
     config, best, facts = yaml.safe_load(record["config"]), record["best"], record["environment"]
     width, height = config["TRAIN"]["IMAGE_SIZE"]
     classes = record["test"]["classes"]
+    options = {k: v for k, v in record["settings"].items() if k.startswith("MODEL.OPTIONS.")}
+    rows = [record["name"]]
+    while start := table["runs"][rows[0]].get("start"):
+        rows.insert(0, start)
     return CARD.format(
         name=Path(path).stem,
         file=Path(path).name,
@@ -107,7 +125,9 @@ def fill(record: dict[str, Any], path: str) -> str:
         torch=facts["torch"],
         sha256=record["weights"]["sha256"],
         classes=", ".join(f"{n} {100 * c['IoU']:.1f}" for n, c in classes.items() if c["IoU"]),
-        row=record["name"],
+        predict=f"{PREDICT.format(path)} --short-side {height}",
+        options="".join(f" {key} {value}" for key, value in options.items()),
+        train=TRAIN.format(" ".join(f"--row {row}" for row in rows)),
     )
 
 

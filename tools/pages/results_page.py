@@ -120,8 +120,8 @@ def tables(records: list[dict[str, Any]], titles: Mapping[str, str], level: int 
 def overview(records: list[dict[str, Any]]) -> str:
     """A line for every row of the table."""
     lines = [
-        "| Run | Network | Seeds | Epochs | Minutes | Machine | Validation | Test |",
-        "|---|---|--:|--:|--:|---|--:|--:|",
+        "| Run | Network | Seeds | Epochs | Steps | Minutes | Machine | Validation | Test |",
+        "|---|---|--:|--:|--:|--:|---|--:|--:|",
     ]
     for _, runs in by_row(records):
         last = runs[-1]
@@ -132,6 +132,7 @@ def overview(records: list[dict[str, Any]]) -> str:
             ", ".join([f"`{last['architecture']}`", *network_options(last)]),
             str(len(runs)),
             str(last["curve"][-1]["epoch"]),
+            str(last["curve"][-1]["step"]),
             f"{minutes:.1f}",
             machines,
             mean_and_spread([r["best"].get("miou") for r in runs if not trains_on_validation(r)]),
