@@ -93,7 +93,7 @@ def sections(
     if any(map(trains_on_validation, main_list + others)):
         text.append(NOT_CHOSEN)
     if main_list:
-        text.append(f"![Validation mIoU over training time](images/{CURVES})\n")
+        text.append(f"![Validation mIoU over epochs](images/{CURVES})\n")
         text += tables(main_list, titles)
         text += accuracy_and_latency(main_list)
     if others:
@@ -188,23 +188,15 @@ def latency_points(records: list[dict[str, Any]]) -> dict[str, tuple[float, floa
 
 
 def draw_curves(records: list[dict[str, Any]]) -> bytes:
-    """Validation mIoU over minutes, a line for every run that has not trained on that list."""
+    """Validation mIoU over epochs, a line for every run that has not trained on that list."""
     figure, axes = _axes()
     shown = [record for record in records if not trains_on_validation(record)]
     for place, (_, runs) in enumerate(by_row(shown)):
         for number, run in enumerate(runs):
-            minutes, spent = [], 0.0
-            for epoch in run["curve"]:
-                spent += epoch["seconds"] / 60
-                minutes.append(spent)
-            scored = [
-                (m, 100 * e["miou"])
-                for m, e in zip(minutes, run["curve"], strict=True)
-                if e["miou"] is not None
-            ]
+            scored = [(e["epoch"], 100 * e["miou"]) for e in run["curve"] if e["miou"] is not None]
             label = run["title"] if number == 0 else None
             axes.plot(*zip(*scored, strict=True), ".-", color=f"C{place % 10}", label=label)
-    axes.set_xlabel("minutes of training")
+    axes.set_xlabel("epoch")
     axes.set_ylabel("validation mIoU, %")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return _png(figure)
