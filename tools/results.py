@@ -44,6 +44,7 @@ from utils.results import (
     WantedRun,
     half_precision,
     join_file,
+    joined,
     read_results,
     settings_digest,
     split_file,
@@ -97,9 +98,13 @@ def chosen(runs: list[WantedRun], args: argparse.Namespace) -> list[WantedRun]:
 def check(runs: Sequence[WantedRun], args: argparse.Namespace) -> None:
     """Raise ValueError where a setting is wrong, a list cannot be scored, a record is of other
     settings than its run, or a run that --row names has nothing to start from."""
+    settings = {}
     for run in runs:
-        get_config(list(run.cfg), run.settings, f"{args.table}, runs: {run.name}")
-    settings = {run.stem: settings_of(run, args) for run in runs}
+        try:
+            settings[run.stem] = settings_of(run, args)
+        except ValueError:  # told of as the table's where it is
+            get_config(list(run.cfg), run.settings, f"{args.table}, runs: {run.name}")
+            raise
     require_folder(args.state, "--state")
     records = {stem_of(record): record for record in read_results(args.state)}
     stems = [run.stem for run in runs]
@@ -107,9 +112,10 @@ def check(runs: Sequence[WantedRun], args: argparse.Namespace) -> None:
         if record := records.get(run.stem):
             refuse_others(run, record["settings"], settings[run.stem], args.state)
             continue
-        problem = start_problem(run, records, args.state)
-        if args.row and problem and (run.start in records or run.start not in stems):
-            raise InputError(f"{run.stem} {problem}")
+        comes_first = run.start in stems and run.start not in records
+        problem = start_problem(run, settings[run.stem], records, args)
+        if args.row and problem and not comes_first:
+            raise InputError(f"{run.stem} starts from {run.start}: {problem}")
         config = get_config(list(run.cfg), [*run.settings, *args.opts, *scored_on(run)])
         dataset = build_dataset(config, train=False)
         if not dataset.labelled:
@@ -118,19 +124,21 @@ def check(runs: Sequence[WantedRun], args: argparse.Namespace) -> None:
         check_test_batch(config, dataset)
 
 
-def start_problem(run: WantedRun, records: dict[str, dict[str, Any]], state: Path) -> str | None:
-    """What keeps a run from its start, and how to get it; None if nothing does."""
-    if not run.start:
+def start_problem(
+    run: WantedRun,
+    settings: dict[str, Any],
+    records: dict[str, dict[str, Any]],
+    args: argparse.Namespace,
+) -> str | None:
+    """What keeps a run from its start; None if nothing does."""
+    if not run.start or start_file(run, settings, args.work).is_file():
         return None
-    row = run.start.rpartition("-")[0]
     if run.start not in records:
-        return f"starts from {run.start}, which is not done; --row {row} trains it"
-    files = records[run.start]["weights"]["files"]
-    if missing := [name for name in files if not (state / name).is_file()]:
-        return (
-            f"starts from {state / missing[0]}, which is not here; bring it from where it was "
-            f"trained, or train both elsewhere: --row {row} --row {run.name} --state FOLDER"
-        )
+        return f"that row is not done; --row {run.start.rpartition('-')[0]} names it"
+    try:
+        joined(records[run.start], args.state)
+    except InputError as error:
+        return str(error)
     return None
 
 
@@ -159,10 +167,10 @@ def attempt(run: WantedRun, args: argparse.Namespace, end: float | None) -> str:
     if left <= 0 or (end is not None and needed > math.ceil(left)):
         takes = f" of the {needed:g} that it takes" if needed else ""
         return f"left out, {max(0, left):.1f} minutes are left{takes}"
-    if problem := start_problem(run, records, args.state):
-        return f"left out, it {problem}"
-    if run.start:
-        join_file(records[run.start], args.state, start_file(run, settings, args.work))
+    if problem := start_problem(run, settings, records, args):
+        return f"left out, it starts from {run.start}: {problem}"
+    if run.start and not (target := start_file(run, settings, args.work)).is_file():
+        join_file(records[run.start], args.state, target)
     if not train(run, args, settings, end):
         return "stopped, what it has saved is kept; the same command goes on"
     write_json(args.state / f"{run.stem}.json", finish(run, args, settings))
@@ -362,7 +370,7 @@ def parse_args() -> argparse.Namespace:
     if args.table is None:
         raise InputError("no table is named; docs/results.yaml is one")
     if args.minutes is not None and not 0 < args.minutes < math.inf:
-        raise InputError(f"--minutes is {args.minutes:g}; accepted: above 0")
+        raise InputError(f"--minutes is {args.minutes:g}; accepted: a number above 0")
     args.state, args.work = args.state.resolve(), args.work.resolve()
     return args
 

@@ -129,19 +129,27 @@ def split_file(source: Path, folder: Path, stem: str) -> dict[str, Any]:
     return {"files": names, "sha256": sha256(source)}
 
 
-def join_file(record: Mapping[str, Any], folder: Path, target: Path) -> None:
-    """Write the file behind a record's "weights". Raises ValueError where parts are not whole or
-    not there."""
-    told = record["weights"]
+def joined(record: Mapping[str, Any], folder: Path) -> bytes:
+    """The content of the file behind a record's "weights". Raises ValueError where its parts are
+    not kept, not there or not whole."""
+    told, run = record["weights"], f"{record['name']}-{record['seed']}"
+    if not told["files"]:
+        raise InputError(f"the weights of {run} were not kept; remove its record to train it again")
     if missing := [name for name in told["files"] if not (folder / name).is_file()]:
         raise InputError(
-            f"{folder / missing[0]} does not exist; bring it from where {record['name']} was "
-            "trained, or remove its record to train it again"
+            f"{folder / missing[0]} does not exist; bring it from where {run} was trained, or "
+            "train it again beside what starts from it, with --state FOLDER"
         )
     data = b"".join((folder / name).read_bytes() for name in told["files"])
     if hashlib.sha256(data).hexdigest() != told["sha256"]:
-        raise InputError(f"{', '.join(told['files'])} in {folder} are not what the record tells of")
-    atomic_write(target, data)
+        files = ", ".join(str(folder / name) for name in told["files"])
+        raise InputError(f"{files} is not what the record of {run} tells of")
+    return data
+
+
+def join_file(record: Mapping[str, Any], folder: Path, target: Path) -> None:
+    """Write the file behind a record's "weights". Raises as `joined` does."""
+    atomic_write(target, joined(record, folder))
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:

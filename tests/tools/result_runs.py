@@ -32,7 +32,7 @@ def record_of(results, name, *, opts=(), seed=304, score="200:204", **row):
     return {
         "name": name, "title": name, "seed": seed, "architecture": "pidnet_s", "scored": score,
         "curve": [{"epoch": e, "step": 3 * e, "miou": 0.1 * e, "seconds": 60.0} for e in (1, 2)],
-        "best": {"miou": 0.2}, "minutes": 2.0, "environment": {"device": "Some CPU"},
+        "environment": {"device": "CPU", "cpu_threads": 1}, "best": {"miou": 0.2}, "minutes": 2.0,
         "test": {"mIoU": 0.5, "classes": {"sky": {"IoU": 0.9}, "pole": {"IoU": None}}},
         "weights": {"sha256": "0", "files": []}, "settings": results.settings_of(run, args),
     }  # fmt: skip

@@ -176,14 +176,39 @@ def test_a_start_that_is_not_at_hand_is_left_out(place, call, results, tmp_path)
     row = {"cfg": [CFG], "set": SMALL}
     words = place(first=row, second=row | {"start": "first"})
     told = call("tools/results.py", *words, "--row", "second", status=2).stderr
-    assert "first-304, which is not done; --row first trains it" in told
+    assert "starts from first-304: that row is not done; --row first names it" in told
     first = record_of(results, "first") | {"weights": {"sha256": "0", "files": ["first-304.pt"]}}
     put(tmp_path / "state", first)
     out = call("tools/results.py", *words).stdout
-    assert "second-304: left out, it starts from" in out and "which is not here" in out
+    assert "second-304: left out, it starts from first-304: " in out and "does not exist" in out
     told = call("tools/results.py", *words, "--row", "second", status=2).stderr
-    assert "--row first --row second --state FOLDER" in told
+    assert "first-304.pt does not exist" in told and "--state FOLDER" in told
+    (tmp_path / "state/first-304.pt").write_bytes(b"others")
+    told = call("tools/results.py", *words, "--row", "second", status=2).stderr
+    assert "first-304.pt is not what the record of first-304 tells of" in told
+    put(tmp_path / "state", first | {"weights": {"sha256": "0", "files": []}})
+    told = call("tools/results.py", *words, "--row", "second", status=2).stderr
+    assert "the weights of first-304 were not kept" in told
     assert not (tmp_path / "work").exists()
+
+
+def test_a_start_is_trained_before_what_needs_it(results, monkeypatch, tmp_path):
+    """In a folder without records both rows may be asked for, and one that has begun goes on
+    without the weights that it has taken already."""
+    row = {"cfg": [CFG], "set": SMALL}
+    table = {"score": "200:204", "runs": {"first": row, "second": row | {"start": "first"}}}
+    args = SimpleNamespace(opts=[], row=["first", "second"], table=Path("t.yaml"))
+    args.state, args.work = tmp_path / "state", tmp_path / "work"
+    runs = results.chosen(wanted_runs(table, "t.yaml"), args)
+    results.check(runs, args)
+    first = record_of(results, "first") | {"weights": {"sha256": "0", "files": ["first-304.pt"]}}
+    put(args.state, first)
+    taken = results.start_file(runs[1], results.settings_of(runs[1], args), args.work)
+    taken.parent.mkdir()
+    taken.touch()
+    results.check(runs, args)
+    monkeypatch.setattr(results, "train", lambda *given: False)
+    assert results.attempt(runs[1], args, None).startswith("stopped")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +291,7 @@ def test_what_fails_does_not_end_the_table(place, call, results, tmp_path):
     put(tmp_path / "state", record_of(results, "last", seed=7))
     done = call("tools/results.py", *arguments, status=1)
     assert "bad-304: failed: training ended with status 2" in done.stdout
-    assert "after-304: left out, it starts from bad-304, which is not done" in done.stdout
+    assert "after-304: left out, it starts from bad-304: that row is not done" in done.stdout
     assert "stopped" not in done.stdout and "last-7: done" in done.stdout
     assert "not done: bad-304" in done.stderr and "Traceback" not in done.stderr
 

@@ -46,6 +46,7 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     page = importlib.import_module("pages.results_page")
     monkeypatch.setattr(page, "DOCS", tmp_path)
     records = [record_of(results, "a", seed=seed, title="Plain") for seed in (1, 2)]
+    records[1]["curve"] = [entry | {"step": 4 * entry["epoch"]} for entry in records[1]["curve"]]
     records += [record_of(results, "a", seed=3, set=SMALL | {"TRAIN.LR": 0.5})]
     records += [record_of(results, "b", score="7:9")]
     for record in records:
@@ -65,9 +66,9 @@ def test_the_page_tells_what_the_records_say(tmp_path, monkeypatch, results):
     monkeypatch.setattr(sys, "argv", ["results_page.py", str(table)])
     assert page.main() == 0
     text = (tmp_path / "results.md").read_text()
-    assert "| Plain | `pidnet_s` | 2 | 2 | 6 | 2.0 | Some CPU | 20.0 ± 0.0 | 53.0 ± 1.4 |" in text
-    assert "| Plain | `pidnet_s` | 1 | 2 | 6 | 2.0 | Some CPU | 20.0 | 56.0 |" in text
-    assert "| `pidnet_s`, detail_channels 32 | 1 | 2 | 6 | 2.0 | Some CPU |  | 58.0 |" in text
+    assert "| `pidnet_s` | 2 | 2 | 7 | 2.0 | CPU, 1 thread | 20.0 ± 0.0 | 53.0 ± 1.4 |" in text
+    assert "| Plain | `pidnet_s` | 1 | 2 | 6 | 2.0 | CPU, 1 thread | 20.0 | 56.0 |" in text
+    assert "| `pidnet_s`, detail_channels 32 | 1 | 2 | 6 | 2.0 | CPU, 1 thread |  | 58.0 |" in text
     assert "Runs without a validation score have trained on the validation list" in text
     assert "| Plain | 90.0 ± 0.0 |  |" in text and text.endswith("## Tried\n")
     main, other = text.split("### A few scenes\n\nScored on `7:9`.")

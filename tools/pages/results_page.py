@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,7 +38,7 @@ HEAD = """# Results
 
 <!-- Written by tools/pages/results_page.py; edit that program. -->
 
-Everything on this page was trained and scored by one command, which trains what has no record yet:
+Everything in the tables was trained and scored by one command, which trains what has no record yet:
 
     python tools/results.py docs/results.yaml
 
@@ -124,22 +125,26 @@ def overview(records: list[dict[str, Any]]) -> str:
         "|---|---|--:|--:|--:|--:|---|--:|--:|",
     ]
     for _, runs in by_row(records):
-        last = runs[-1]
-        minutes = sum(run["minutes"] for run in runs) / len(runs)
-        machines = ", ".join(dict.fromkeys(run["environment"]["device"] for run in runs))
+        last, ends = runs[-1], [run["curve"][-1] for run in runs]
         cells = (
             last["title"],
             ", ".join([f"`{last['architecture']}`", *network_options(last)]),
             str(len(runs)),
-            str(last["curve"][-1]["epoch"]),
-            str(last["curve"][-1]["step"]),
-            f"{minutes:.1f}",
-            machines,
+            f"{mean(end['epoch'] for end in ends):.0f}",
+            f"{mean(end['step'] for end in ends):.0f}",
+            f"{mean(run['minutes'] for run in runs):.1f}",
+            ", ".join(dict.fromkeys(machine(run["environment"]) for run in runs)),
             mean_and_spread([r["best"].get("miou") for r in runs if not trains_on_validation(r)]),
             mean_and_spread([run["test"]["mIoU"] for run in runs]),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def machine(facts: Mapping[str, Any]) -> str:
+    """What a run was trained on, by the facts of its environment."""
+    threads = facts["cpu_threads"]
+    return f"{facts['device']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def classes(records: list[dict[str, Any]]) -> str:
