@@ -204,6 +204,12 @@ def network_options(record: Mapping[str, Any]) -> list[str]:
     return [f"{key.split('.')[-1]} {v}" for key, v in given if key.startswith("MODEL.OPTIONS.")]
 
 
+def machine(facts: Mapping[str, Any]) -> str:
+    """What a run was trained on, by the facts of its environment."""
+    threads = facts["cpu_threads"]
+    return f"{facts['device']}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def trains_on_validation(record: Mapping[str, Any]) -> bool:
     """Whether a run has trained on its validation list, too, which then chooses nothing."""
     return "trainval" in Path(record["settings"].get("DATASET.TRAIN_SET", "")).stem

@@ -18,7 +18,7 @@ import _init_paths
 import yaml
 
 from utils.records import atomic_write
-from utils.results import join_file
+from utils.results import join_file, machine, network_options
 
 RESULTS = _init_paths.ROOT / "docs/results"
 FOLDER = _init_paths.ROOT / "pretrained_models"
@@ -49,7 +49,7 @@ MODEL.PRETRAINED pretrained_models/{path} MODEL.RESET "('head','aux_head')"{opti
 | Epoch chosen by | {chosen} |
 | mIoU | {miou} % on `{scored}`, scored once, one scale, no flip |
 | Recipe | {title}: [{recipe}](../../{recipe}), {epochs} epochs in {minutes:.0f} minutes |
-| Machine | {device}, {threads} threads, PyTorch {torch} |
+| Machine | {machine}, PyTorch {torch} |
 | SHA-256 | `{sha256}` |
 
 IoU of the classes, %: {classes}.
@@ -100,7 +100,6 @@ def fill(record: dict[str, Any], path: str, table: dict[str, Any]) -> str:
     config, best, facts = yaml.safe_load(record["config"]), record["best"], record["environment"]
     width, height = config["TRAIN"]["IMAGE_SIZE"]
     classes = record["test"]["classes"]
-    options = {k: v for k, v in record["settings"].items() if k.startswith("MODEL.OPTIONS.")}
     rows = [record["name"]]
     while start := table["runs"][rows[0]].get("start"):
         rows.insert(0, start)
@@ -120,13 +119,12 @@ def fill(record: dict[str, Any], path: str, table: dict[str, Any]) -> str:
         recipe=record["command"][record["command"].index("--cfg") + 1],
         epochs=record["curve"][-1]["epoch"],
         minutes=record["minutes"],
-        device=facts["device"],
-        threads=facts["cpu_threads"],
+        machine=machine(facts),
         torch=facts["torch"],
         sha256=record["weights"]["sha256"],
         classes=", ".join(f"{n} {100 * c['IoU']:.1f}" for n, c in classes.items() if c["IoU"]),
         predict=f"{PREDICT.format(path)} --short-side {height}",
-        options="".join(f" {key} {value}" for key, value in options.items()),
+        options="".join(f" MODEL.OPTIONS.{option}" for option in network_options(record)),
         train=TRAIN.format(" ".join(f"--row {row}" for row in rows)),
     )
 

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from utils.records import atomic_file, atomic_write
 from utils.results import (
     by_row,
+    machine,
     mean_and_spread,
     network_options,
     read_results,
@@ -139,12 +140,6 @@ def overview(records: list[dict[str, Any]]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def machine(facts: Mapping[str, Any]) -> str:
-    """What a run was trained on, by the facts of its environment."""
-    threads = facts["cpu_threads"]
-    return f"{facts['device']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def classes(records: list[dict[str, Any]]) -> str:
